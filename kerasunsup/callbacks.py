@@ -1,0 +1,197 @@
+"""Callbacks of a training run: exact checkpoints, pictures, a stop when the loss is not finite."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from kerasunsup.data import Dataset
+from kerasunsup.errors import InputError, TrainingError
+from kerasunsup.files import atomic_folder, atomic_write
+
+LARGEST_SHARE_OF_TIME = 0.05
+
+
+class Checkpoint(keras.callbacks.Callback):
+    """Keeps what an exact resume needs: model, optimisers, random state, history, early stopping.
+
+    Written after the first epoch, and then as often as takes at most 5 % of the time. The order of
+    examples follows from the number of steps done, so nothing else is needed.
+
+    Args:
+        folder: Where the checkpoint lies; replaced as a whole.
+        history_file: CSV of all epochs, one row each.
+
+    Attributes:
+        epoch: Epochs done.
+        history: Metric name -> value of each epoch.
+        early_stopping: The callback whose state belongs to the checkpoint, if there is one.
+        seconds_before: Wall time of the run before it was resumed.
+        stopped_early: Whether early stopping had ended the run.
+    """
+
+    def __init__(self, folder: Path, history_file: Path) -> None:
+        super().__init__()
+        self.folder = folder
+        self.history_file = history_file
+        self.epoch = 0
+        self.saved_epoch = 0
+        self.history: dict[str, list[float]] = {}
+        self.early_stopping: keras.callbacks.EarlyStopping | None = None
+        self.seconds_before = 0.0
+        self.stopped_early = False
+        self._started = time.time()
+        self._saved_at = 0.0
+        self._cost = 0.0
+        self._restored: dict[str, Any] = {}
+
+    def restore(self, model: keras.Model) -> None:
+        """Loads the checkpoint into a model built by the same recipe.
+
+        Raises:
+            InputError: There is no checkpoint.
+        """
+        if not (self.folder / "state.json").is_file():
+            raise InputError(f"No checkpoint in {self.folder}: start anew with --reset.")
+        state = json.loads((self.folder / "state.json").read_text())
+        saved = keras.saving.load_model(self.folder / "model.keras")
+        _copy_state(saved, model)
+        self.epoch = self.saved_epoch = state["epoch"]
+        self.history = state["history"]
+        self.seconds_before = state["seconds"]
+        self.stopped_early = state["stopped_early"]
+        self._restored = state["early_stopping"]
+        self._restore_early_stopping()
+
+    def restore_best(self, model: keras.Model) -> None:
+        """Gives the model the weights that early stopping found best, if there are any."""
+        if self.early_stopping is not None and self.early_stopping.best_weights:
+            model.set_weights(self.early_stopping.best_weights)
+
+    def describe(self) -> str:
+        """Which state is on disk."""
+        if not self.saved_epoch:
+            return "nothing was kept, no epoch had ended."
+        return f"the state after epoch {self.saved_epoch} is in {self.folder}."
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        self._restore_early_stopping()
+
+    def _restore_early_stopping(self) -> None:
+        if self.early_stopping is None or not self._restored:
+            return
+        for name in ("wait", "best", "best_epoch"):
+            setattr(self.early_stopping, name, self._restored[name])
+        best = self.folder / "best.npz"
+        if best.is_file():
+            with np.load(best) as weights:
+                self.early_stopping.best_weights = [weights[name] for name in weights.files]
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        self.epoch = epoch + 1
+        for name, value in (logs or {}).items():
+            self.history.setdefault(name, []).append(float(value))
+        self.stopped_early = self.model.stop_training
+        last = self.stopped_early or self.epoch == self.params["epochs"]
+        if last or time.time() - self._saved_at > self._cost / LARGEST_SHARE_OF_TIME:
+            self._save()
+
+    def _save(self) -> None:
+        begun = time.time()
+        state = {
+            "epoch": self.epoch,
+            "history": self.history,
+            "seconds": self.seconds_before + begun - self._started,
+            "stopped_early": self.stopped_early,
+            "early_stopping": self._early_stopping_state(),
+        }
+        with atomic_folder(self.folder) as folder:
+            self.model.save(folder / "model.keras")
+            if self.early_stopping is not None and self.early_stopping.best_weights:
+                np.savez(folder / "best.npz", *self.early_stopping.best_weights)
+            (folder / "state.json").write_text(json.dumps(state))
+        atomic_write(self.history_file, _as_csv(self.history))
+        self.saved_epoch = self.epoch
+        self._saved_at = time.time()
+        self._cost = self._saved_at - begun
+
+    def _early_stopping_state(self) -> dict[str, Any]:
+        if self.early_stopping is None:
+            return {}
+        names = ("wait", "best", "best_epoch")
+        state = {name: getattr(self.early_stopping, name) for name in names}
+        return {name: value if value is None else float(value) for name, value in state.items()}
+
+
+class StopOnBadLoss(keras.callbacks.Callback):
+    """Stops when a loss is NaN or infinite; the checkpoint keeps the last good weights.
+
+    Args:
+        checkpoint: The callback that knows what is on disk.
+    """
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        super().__init__()
+        self.checkpoint = checkpoint
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        self._check(logs)
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        self._check(logs)
+
+    def _check(self, logs: dict[str, Any] | None) -> None:
+        bad = [name for name, value in (logs or {}).items() if not np.isfinite(value)]
+        if bad:
+            raise TrainingError(
+                f"{bad[0]} is not finite in epoch {self.checkpoint.epoch + 1}: lower the learning "
+                f"rate or set compile.clip_norm; {self.checkpoint.describe()}"
+            )
+
+
+class Pictures(keras.callbacks.Callback):
+    """Draws reconstructions and samples every few epochs.
+
+    Args:
+        folder: Where `epoch_010.png` and so on go.
+        data: Whose test examples are shown.
+        every: Epochs between pictures.
+    """
+
+    def __init__(self, folder: Path, data: Dataset, every: int) -> None:
+        super().__init__()
+        self.folder = folder
+        self.data = data
+        self.every = every
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        from kerasunsup import pictures
+
+        if (epoch + 1) % self.every == 0:
+            path = self.folder / f"epoch_{epoch + 1:03d}.png"
+            pictures.progress(self.model, self.data, path)
+
+
+def _copy_state(source: keras.Model, target: keras.Model) -> None:
+    pairs = [(source.variables, target.variables)]
+    for name in target.optimizer_variables:
+        pairs.append((getattr(source, name).variables, getattr(target, name).variables))
+    for sources, targets in pairs:
+        for value, variable in zip(sources, targets, strict=True):
+            variable.assign(value)
+
+
+def _as_csv(history: dict[str, list[float]]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["epoch", *history])
+    for epoch, row in enumerate(zip(*history.values(), strict=True), start=1):
+        writer.writerow([epoch, *row])
+    return text.getvalue()

@@ -1,0 +1,88 @@
+"""Per-example losses as pure functions of tensors. Likelihood terms are in nats.
+
+Every function keeps the batch axis: averaging over the global batch is the model's work.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import tensorflow as tf
+from keras import ops
+
+
+def sum_over_features(x: Any) -> Any:
+    """Sums everything but the batch axis: `(batch, ...) -> (batch,)`."""
+    return ops.sum(ops.reshape(x, (ops.shape(x)[0], -1)), axis=-1)
+
+
+def mean_over_features(x: Any) -> Any:
+    """Averages everything but the batch axis: `(batch, ...) -> (batch,)`."""
+    return ops.mean(ops.reshape(x, (ops.shape(x)[0], -1)), axis=-1)
+
+
+def squared_error(x: Any, reconstruction: Any) -> Any:
+    """Mean squared error per example, `(batch,)`, in squared units of `x`."""
+    return mean_over_features(ops.square(x - ops.cast(reconstruction, "float32")))
+
+
+def bernoulli_negative_log_likelihood(x: Any, logits: Any) -> Any:
+    """-log p(x | logits) per element, in nats; `x` in [0, 1].
+
+    Written as `softplus(l) - x l`, which is stable for logits of any size. For x strictly between
+    0 and 1 it is the expectation over x's Bernoulli draw.
+    """
+    logits = ops.cast(logits, "float32")
+    return ops.softplus(logits) - x * logits
+
+
+def gaussian_negative_log_likelihood(x: Any, mean: Any, log_sigma: Any) -> Any:
+    """-log N(x; mean, exp(log_sigma)^2) per element, in nats."""
+    scaled = (x - ops.cast(mean, "float32")) * ops.exp(-log_sigma)
+    return 0.5 * ops.square(scaled) + log_sigma + 0.5 * math.log(2 * math.pi)
+
+
+def standard_normal_kl(mean: Any, log_variance: Any) -> Any:
+    """KL(N(mean, diag exp(log_variance)) || N(0, I)) per dimension, in nats.
+
+    Kingma & Welling 2014 (https://arxiv.org/abs/1312.6114), appendix B.
+    """
+    return 0.5 * (ops.square(mean) + ops.exp(log_variance) - 1.0 - log_variance)
+
+
+def log_normal(z: Any, mean: Any = 0.0, log_variance: Any = 0.0) -> Any:
+    """log N(z; mean, diag exp(log_variance)) summed over the last axis, in nats."""
+    scaled = ops.square(z - mean) * ops.exp(-log_variance)
+    return -0.5 * ops.sum(scaled + log_variance + math.log(2 * math.pi), axis=-1)
+
+
+def log_mean_exp(log_weights: Any, axis: int = 1) -> Any:
+    """log(mean(exp(w))) along `axis`.
+
+    Burda et al. 2016 (https://arxiv.org/abs/1509.00519), equation 8.
+    """
+    count = ops.cast(ops.shape(log_weights)[axis], "float32")
+    return ops.logsumexp(log_weights, axis=axis) - ops.log(count)
+
+
+def bernoulli_kl(target: float, rate: Any) -> Any:
+    """KL(Bernoulli(target) || Bernoulli(rate)) per element, in nats; rate in (0, 1).
+
+    The sparsity penalty of Lee, Ekanadham & Ng 2008 as used by Ng's lecture notes.
+    """
+    rate = ops.clip(rate, 1e-6, 1.0 - 1e-6)
+    return target * (math.log(target) - ops.log(rate)) + (1.0 - target) * (
+        math.log(1.0 - target) - ops.log(1.0 - rate)
+    )
+
+
+def squared_jacobian_norm(encoder: Any, x: Any) -> Any:
+    """Squared Frobenius norm of d encoder(x) / d x, exact, `(batch,)`.
+
+    Rifai et al. 2011, "Contractive Auto-Encoders", equation 5. Differentiable.
+    """
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        latent = encoder(x, training=True)
+    return sum_over_features(ops.square(tape.batch_jacobian(latent, x)))

@@ -1,0 +1,8 @@
+"""The families: one file each."""
+
+from kerasunsup.models.autoencoder import Autoencoder
+from kerasunsup.models.base import UnsupervisedModel
+from kerasunsup.models.vae import VAE
+from kerasunsup.models.verbs import verb
+
+__all__ = ["VAE", "Autoencoder", "UnsupervisedModel", "verb"]

@@ -1,0 +1,135 @@
+"""Training from arrays: data resident as they are, many steps in one compiled function.
+
+Only indices travel through tf.data. One element is a block of `steps_per_execution` batches of
+indices (one batch under several replicas); the compiled function gathers each batch in the graph.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import tensorflow as tf
+
+from kerasunsup.errors import InputError
+
+if TYPE_CHECKING:
+    from kerasunsup.models.base import UnsupervisedModel
+
+CALLS_PER_EPOCH = 8
+MOST_STEPS_PER_CALL = 64
+
+
+class Plan:
+    """How an epoch over `examples` rows is cut into steps and calls.
+
+    Args:
+        examples: Number of rows.
+        batch_size: Rows in a step, over all replicas.
+        steps_per_epoch: Steps after which an epoch ends; all rows when None.
+        steps_per_execution: Steps in a call; chosen when None.
+        replicas: Number of replicas.
+    """
+
+    def __init__(
+        self,
+        examples: int,
+        batch_size: int,
+        steps_per_epoch: int | None,
+        steps_per_execution: int | None,
+        replicas: int,
+    ) -> None:
+        if batch_size < 1:
+            raise InputError(f"`batch_size` must be at least 1. Received: {batch_size}")
+        self.examples = examples
+        self.batch_size = batch_size
+        self.full_epoch = math.ceil(examples / batch_size)
+        self.steps_per_epoch = min(steps_per_epoch or self.full_epoch, self.full_epoch)
+        if replicas > 1:
+            self.steps_per_execution = 1
+        else:
+            chosen = min(self.steps_per_epoch // CALLS_PER_EPOCH, MOST_STEPS_PER_CALL)
+            self.steps_per_execution = max(1, steps_per_execution or chosen)
+
+    def indices(self, seed: int | None, first_epoch: int, epochs: int) -> tf.data.Dataset:
+        """Blocks of row numbers, epoch after epoch; the order depends on seed and epoch alone."""
+        rows = min(self.examples, self.steps_per_epoch * self.batch_size)
+
+        def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
+            order = tf.range(self.examples, dtype=tf.int32)
+            if seed is not None:
+                stream = tf.stack([tf.constant(seed % 2**31, tf.int64), epoch])
+                order = tf.random.experimental.stateless_shuffle(order, stream)
+            block = self.batch_size * self.steps_per_execution
+            return tf.data.Dataset.from_tensor_slices(order[:rows]).batch(block)
+
+        epochs_seen = tf.data.Dataset.range(first_epoch, first_epoch + max(epochs, 0))
+        return epochs_seen.flat_map(one_epoch).prefetch(1)
+
+
+def train_function(model: UnsupervisedModel, plan: Plan) -> Any:
+    """A function (iterator over blocks, data) -> logs that runs the steps of one block."""
+    if model.distribute_strategy.num_replicas_in_sync > 1:
+        function = _replicated_step(model)
+    elif model.run_eagerly:
+        return _eager_steps(model, plan)
+    else:
+        function = _many_steps(model, plan)
+    return function if model.run_eagerly else tf.function(_unconverted(function))
+
+
+def _replicated_step(model: UnsupervisedModel) -> Any:
+    strategy = model.distribute_strategy
+
+    def one_step(iterator: Any, data: tf.Tensor) -> Any:
+        logs = strategy.run(
+            lambda rows: model.train_step(tf.gather(data, rows)), args=(next(iterator),)
+        )
+        return {name: strategy.reduce("MEAN", log, axis=None) for name, log in logs.items()}
+
+    return one_step
+
+
+def _many_steps(model: UnsupervisedModel, plan: Plan) -> Any:
+    batch, most = plan.batch_size, plan.steps_per_execution
+
+    def full_batches(rows: tf.Tensor, steps: tf.Tensor, data: tf.Tensor) -> None:
+        batches = tf.reshape(rows, (most, batch))
+
+        def body(i: tf.Tensor) -> tuple[tf.Tensor]:
+            model.train_step(tf.gather(data, batches[i]))
+            return (i + 1,)
+
+        tf.while_loop(lambda i: i < steps, body, (tf.constant(0),))
+
+    if model.jit_steps:
+        full_batches = tf.function(_unconverted(full_batches), jit_compile=True)
+
+    def block(iterator: Any, data: tf.Tensor) -> dict[str, Any]:
+        rows = next(iterator)
+        count = tf.size(rows)
+        steps = count // batch
+        full_batches(tf.pad(rows, [[0, most * batch - count]]), steps, data)
+
+        def last_batch() -> tf.Tensor:
+            model.train_step(tf.gather(data, rows[steps * batch :]))
+            return tf.constant(0)
+
+        tf.cond(count % batch > 0, last_batch, lambda: tf.constant(0))
+        return {metric.name: metric.result() for metric in model.metrics}
+
+    return block
+
+
+def _eager_steps(model: UnsupervisedModel, plan: Plan) -> Any:
+    def block(iterator: Any, data: tf.Tensor) -> dict[str, Any]:
+        rows = next(iterator)
+        for start in range(0, len(rows), plan.batch_size):
+            logs = model.train_step(tf.gather(data, rows[start : start + plan.batch_size]))
+        return logs
+
+    return block
+
+
+def _unconverted(function: Any) -> Any:
+    return tf.autograph.experimental.do_not_convert(function)

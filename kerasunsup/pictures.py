@@ -1,0 +1,340 @@
+"""Pictures of a model: previews for cards, progress while training, grids of images.
+
+Drawn with matplotlib's objects on its Agg canvas: no window, no state shared with the caller.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+from PIL import Image
+
+from kerasunsup.checks import check_array
+from kerasunsup.errors import InputError
+from kerasunsup.files import atomic_file
+
+if TYPE_CHECKING:
+    from kerasunsup.data import Dataset
+
+COLUMNS = 10
+SAMPLE_ROWS = 3
+LARGEST_MAP = 5000
+LARGEST_LEGEND = 10
+GAP = 2  # pixels between the images of a grid
+PALETTE = (  # Okabe & Ito's and Tol's: told apart with colour-blind eyes too
+    "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9",
+    "#d55e00", "#332288", "#b8a200", "#882255", "#777777",
+)  # fmt: skip
+
+
+def preview(model: Any, data: Dataset, path: str | Path) -> Path:
+    """Draws what a trained model does with test data, in one figure.
+
+    Images: originals, what the encoder of a denoising model saw, reconstructions, samples, and a
+    map of the latents coloured by class. Tables: the map, reconstructed against original values,
+    samples among the data. A model without a verb has no panel for it.
+
+    Args:
+        model: A model, or an `export.ServedModel`.
+        data: Data set the model fits.
+        path: PNG file to write.
+
+    Returns:
+        The path.
+    """
+    x, labels = _examples(data.test, data.labels.get("test"), LARGEST_MAP)
+    with_map = "encode" in model.verbs
+    if data.is_image:
+        figure = _image_figure(model, data, _one_of_each_class(x, labels, COLUMNS), with_map)
+    else:
+        figure = _table_figure(model, data, x, with_map)
+    if with_map:
+        latent = model.encode(x)["latent"]
+        _draw_map(figure.axes[-1], latent.reshape(len(x), -1), labels, data.class_names)
+    return _save(figure, path)
+
+
+def progress(model: Any, data: Dataset, path: str | Path) -> Path:
+    """Draws reconstructions of validation data and samples, the same ones in every epoch.
+
+    Args:
+        model: A model in training; its random state is left alone.
+        data: Data set it trains on.
+        path: PNG file to write.
+
+    Returns:
+        The path.
+    """
+    x, labels = _examples(data.validation, data.labels.get("validation"), 1000)
+    if data.is_image:
+        return _save(_image_figure(model, data, _one_of_each_class(x, labels, COLUMNS)), path)
+    return _save(_table_figure(model, data, x), path)
+
+
+def grid(images: Any, path: str | Path) -> Path:
+    """Writes images side by side in a nearly square PNG, one pixel for each of theirs.
+
+    Args:
+        images: `(n, height, width, channels)`, uint8 or floats in [0, 1]; 1, 3 or 4 channels.
+        path: PNG file to write.
+
+    Returns:
+        The path.
+
+    Raises:
+        InputError: Not images.
+        OutputError: The file cannot be written.
+    """
+    pixels = as_pixels(images)
+    columns = math.ceil(math.sqrt(len(pixels)))
+    return save_png(tile(pixels, columns), path)
+
+
+def as_pixels(images: Any) -> np.ndarray:
+    """Floats in [0, 1] or uint8 `(n, height, width, channels)` -> uint8, channels 1, 3 or 4.
+
+    Raises:
+        InputError: Not images.
+    """
+    array = check_array(images, value_range=(0.0, 1.0), name="images")
+    if array.ndim != 4 or array.shape[-1] not in (1, 3, 4):
+        raise InputError(
+            "Pictures need images (n, height, width, channels) with 1, 3 or 4 channels. "
+            f"Received: {array.shape}"
+        )
+    return array if array.dtype == np.uint8 else np.rint(array * 255.0).astype("uint8")
+
+
+def tile(pixels: np.ndarray, columns: int) -> np.ndarray:
+    """uint8 `(n, height, width, channels)` -> one image, white between and after the last."""
+    n, height, width, channels = pixels.shape
+    rows = math.ceil(n / columns)
+    shape = (rows * (height + GAP) - GAP, columns * (width + GAP) - GAP, channels)
+    canvas = np.full(shape, 255, "uint8")
+    for image, (row, column) in zip(pixels, itertools.product(range(rows), range(columns))):
+        top, left = row * (height + GAP), column * (width + GAP)
+        canvas[top : top + height, left : left + width] = image
+    return canvas
+
+
+def save_png(pixels: np.ndarray, path: str | Path) -> Path:
+    """Writes uint8 `(height, width, channels)` as a PNG, atomically."""
+    with atomic_file(path) as temporary:
+        Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(temporary, "PNG")
+    return Path(path)
+
+
+# Figures
+
+
+def _image_figure(model: Any, data: Dataset, x: np.ndarray, with_map: bool = False) -> Figure:
+    """Rows of images under each other; where wanted, an empty last panel at their right."""
+    rows = _image_rows(model, x)
+    height, width = data.input_shape[:2]
+    lines = [math.ceil(len(images) / COLUMNS) for _, images in rows]
+    strip = 6.0  # inches
+    image_height = strip / COLUMNS * height / width
+    total = sum(lines) * image_height + 0.34 * len(lines) + 0.3
+    if with_map:
+        total = max(total, 4.2)
+        figure = _new_figure(strip + 5.2, total)
+        left, right = figure.subfigures(1, 2, width_ratios=(strip, 5.2))
+    else:
+        figure = left = _new_figure(strip, total)
+    axes = left.subplots(len(rows), 1, squeeze=False, height_ratios=lines)[:, 0]
+    for axis, (title, images) in zip(axes, rows, strict=True):
+        pixels = _displayable(images, data.value_range)
+        mosaic = tile(pixels, COLUMNS)
+        axis.imshow(mosaic[..., 0] if mosaic.shape[-1] == 1 else mosaic, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+        axis.set_title(title, loc="left")
+        axis.axis("off")
+    if with_map:
+        right.subplots()
+    return figure
+
+
+def _image_rows(model: Any, x: np.ndarray) -> list[tuple[str, np.ndarray]]:
+    """Title and images of each block of the figure."""
+    rows: list[tuple[str, np.ndarray]] = []
+    if "reconstruct" in model.verbs:
+        rows.append(("Originals", x))
+        corruption = getattr(getattr(model, "model", model), "corruption", None)
+        if corruption is not None:
+            x = _corrupt(corruption, x)
+            rows.append((f"Corrupted ({_corruption_name(corruption)})", x))
+        rows.append(("Reconstructions", model.reconstruct(x)["reconstruction"]))
+    if _generates(model):
+        rows.append(("Samples", model.generate(COLUMNS * SAMPLE_ROWS, seed=0)["samples"]))
+    return rows or [("Originals", x)]
+
+
+def _table_figure(model: Any, data: Dataset, x: np.ndarray, with_map: bool = False) -> Figure:
+    panels = ["reconstruct" in model.verbs, _generates(model), with_map]
+    figure = _new_figure(4.6 * sum(panels) + 0.9 * with_map, 4.4)
+    widths = [1.0] * (sum(panels) - with_map) + [1.35] * with_map
+    axes = iter(figure.subplots(1, sum(panels), squeeze=False, width_ratios=widths)[0])
+    mean, spread = x.mean(0), x.std(0) + 1e-12
+    if panels[0]:
+        restored = model.reconstruct(x)["reconstruction"]
+        _draw_agreement(next(axes), (x - mean) / spread, (restored - mean) / spread)
+    if panels[1]:
+        samples = model.generate(len(x), seed=0)["samples"]
+        _draw_among(next(axes), (x - mean) / spread, (samples - mean) / spread)
+    return figure
+
+
+def _draw_agreement(axis: Axes, original: np.ndarray, restored: np.ndarray) -> None:
+    """Reconstructed against original values, standardised, a colour for each feature."""
+    features = original.shape[1]
+    for i in range(features):
+        named = features <= LARGEST_LEGEND
+        axis.plot(
+            original[:, i],
+            restored[:, i],
+            ".",
+            markersize=4,
+            alpha=0.6,
+            color=PALETTE[i] if named else PALETTE[0],
+            label=f"feature {i}" if named else None,
+        )
+    low, high = float(original.min()), float(original.max())
+    axis.plot([low, high], [low, high], color="0.3", linewidth=0.8)
+    axis.set_title("Reconstructions", loc="left")
+    axis.set_xlabel("original (standard deviations)")
+    axis.set_ylabel("reconstructed")
+    if features <= LARGEST_LEGEND:
+        axis.legend(loc="upper left", fontsize=8, handletextpad=0.1, labelspacing=0.3)
+
+
+def _draw_among(axis: Axes, x: np.ndarray, samples: np.ndarray) -> None:
+    """Samples among the test data, on the plane in which the data vary most."""
+    center, directions = _plane(x)
+    for points, colour, label in ((x, "0.65", "test data"), (samples, PALETTE[0], "samples")):
+        flat = (points - center) @ directions
+        axis.plot(*flat.T, ".", markersize=5, alpha=0.6, color=colour, label=label)
+    axis.set_title("Samples", loc="left")
+    axis.set_xlabel("principal component 1 of the data")
+    axis.set_ylabel("principal component 2")
+    axis.legend(loc="best", fontsize=8, handletextpad=0.1)
+
+
+def _draw_map(
+    axis: Axes, latent: np.ndarray, labels: np.ndarray | None, class_names: Sequence[str]
+) -> None:
+    """Latents on a plane: their first two principal components where they have more axes."""
+    if latent.shape[1] > 2:
+        center, directions = _plane(latent)
+        latent = (latent - center) @ directions
+        names = ("principal component 1", "principal component 2")
+    else:
+        latent = np.pad(latent, ((0, 0), (0, 2 - latent.shape[1])))
+        names = ("latent 0", "latent 1")
+    axis.set_title("Latents of the test set", loc="left")
+    axis.set_xlabel(names[0])
+    axis.set_ylabel(names[1])
+    size = float(np.clip(4000 / len(latent), 3, 18))
+    style = {"s": size, "alpha": 0.75, "linewidths": 0}
+    classes = [] if labels is None else np.unique(labels)
+    if not len(classes):
+        axis.scatter(*latent.T, color=PALETTE[0], **style)
+    elif len(classes) > LARGEST_LEGEND:
+        points = axis.scatter(*latent.T, c=labels, cmap="turbo", **style)
+        axis.figure.colorbar(points, ax=axis, label="class")
+    else:
+        colours = ListedColormap(PALETTE[: len(classes)])
+        positions = np.searchsorted(classes, labels)
+        points = axis.scatter(*latent.T, c=positions, cmap=colours, **style)
+        handles, _ = points.legend_elements(num=list(range(len(classes))), alpha=1.0)
+        texts = [class_names[c] if c < len(class_names) else str(c) for c in classes]
+        axis.legend(
+            handles,
+            texts,
+            loc="center left",
+            bbox_to_anchor=(1.01, 0.5),
+            frameon=False,
+            handletextpad=0.1,
+        )
+
+
+def _new_figure(width: float, height: float) -> Figure:
+    figure = Figure(figsize=(width, height), dpi=120, layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _save(figure: Figure, path: str | Path) -> Path:
+    with atomic_file(path) as temporary:
+        figure.savefig(temporary, format="png")
+    return Path(path)
+
+
+# Data
+
+
+def _examples(split: Any, labels: Any, count: int) -> tuple[np.ndarray, np.ndarray | None]:
+    """The first `count` examples of a split, array or tf.data.Dataset, and their labels."""
+    if isinstance(split, np.ndarray):
+        x = split[:count]
+    else:
+        x = np.stack(list(split.take(count).as_numpy_iterator()))
+    return x, None if labels is None else np.asarray(labels[:count])
+
+
+def _one_of_each_class(x: np.ndarray, labels: np.ndarray | None, count: int) -> np.ndarray:
+    """`count` examples: the first of each class, the second of each, and so on."""
+    if labels is None:
+        return x[:count]
+    turn = np.zeros(len(labels), int)
+    for label in np.unique(labels):
+        turn[labels == label] = np.arange((labels == label).sum())
+    return x[np.lexsort((labels, turn))[:count]]
+
+
+def _generates(model: Any) -> bool:
+    """Whether samples can be drawn now: a density may not be fitted yet while training."""
+    if "generate" not in model.verbs:
+        return False
+    try:
+        getattr(model, "model", model).check_ready("generate")
+    except InputError:
+        return False
+    return True
+
+
+def _corrupt(corruption: Any, x: np.ndarray) -> np.ndarray:
+    """Corrupts with noise of its own: the model's random state stays where it is."""
+    scaled = x.astype("float32") / 255.0 if x.dtype == np.uint8 else x
+    copy = type(corruption).from_config({**corruption.get_config(), "seed": 0})
+    return np.asarray(copy(scaled, training=True))
+
+
+def _corruption_name(corruption: Any) -> str:
+    name = type(corruption).__name__.removesuffix("Corruption")
+    words = "".join(f" {letter.lower()}" if letter.isupper() else letter for letter in name)
+    return f"{words.strip()}, {corruption.level:g}"
+
+
+def _displayable(images: np.ndarray, value_range: tuple[float, float] | None) -> np.ndarray:
+    """Any images -> uint8 with 1 or 3 channels."""
+    if images.shape[-1] not in (1, 3, 4):
+        images = images[..., :1]
+    if images.dtype == np.uint8:
+        return images
+    low, high = value_range or (float(images.min()), float(images.max()))
+    return as_pixels(np.clip((images - low) / max(high - low, 1e-12), 0.0, 1.0))
+
+
+def _plane(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and the two directions `(features, 2)` in which `x`, `(n, features)`, varies most."""
+    center = x.mean(0)
+    _, _, directions = np.linalg.svd(x - center, full_matrices=False)
+    return center, np.pad(directions[:2], ((0, 2 - len(directions[:2])), (0, 0))).T

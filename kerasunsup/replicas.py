@@ -1,0 +1,102 @@
+"""Arithmetic over the global batch: what one replica computes, N replicas compute too.
+
+Keras sums gradients over replicas, splits the last batch unevenly and hands every replica the same
+random numbers. These helpers make losses and noise functions of the global batch alone, so that
+training on N replicas gives the weights of one.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import keras
+import tensorflow as tf
+from keras import ops
+
+_EVALUATION_STREAM = 0x5EED
+
+
+def replica_count() -> int:
+    """Number of replicas that share the step being traced (1 outside a strategy)."""
+    context = tf.distribute.get_replica_context()
+    return 1 if context is None else context.num_replicas_in_sync
+
+
+def all_sum(x: Any) -> Any:
+    """Sum of `x` over the replicas, equal on each of them."""
+    if replica_count() == 1:
+        return x
+    return tf.distribute.get_replica_context().all_reduce("SUM", x)
+
+
+def global_mean(per_example: Any) -> Any:
+    """This replica's part of the mean over the global batch: the parts sum to the mean.
+
+    Args:
+        per_example: Losses `(local batch,)`; an empty replica contributes 0.
+    """
+    per_example = ops.cast(per_example, "float32")
+    count = all_sum(ops.cast(ops.shape(per_example)[0], "float32"))
+    return tf.math.divide_no_nan(ops.sum(per_example), count)
+
+
+def batch_statistic(per_example: Any) -> Any:
+    """Mean over the global batch, `(batch, ...) -> (...)`, the whole of it on every replica.
+
+    For losses that are not a mean over examples. The gradient flows through the local rows
+    only, so that the sum of gradients over replicas is the gradient of the global statistic.
+    """
+    local = ops.sum(per_example, axis=0)
+    count = all_sum(ops.cast(ops.shape(per_example)[0], local.dtype))
+    others = ops.stop_gradient(all_sum(local) - local)
+    return (local + others) / count
+
+
+class Noise(keras.random.SeedGenerator):
+    """Noise by position: row i of the global batch gets draw i, however the batch is split.
+
+    Draws are made from raw Philox bits, which agree with and without XLA. While evaluating, the
+    stream is fixed, so that two evaluations of the same data agree.
+
+    Args:
+        seed: Seed of the stream; drawn as Keras draws its own when None, and kept in `seed`.
+    """
+
+    def __init__(self, seed: int | None = None, **kwargs: Any) -> None:
+        self.seed = random.randint(1, 10**9) if seed is None else seed
+        super().__init__(self.seed, **kwargs)
+
+    def uniform(self, batch: Any, shape: tuple[int, ...] = (), training: bool = True) -> Any:
+        """Uniform draws in the open interval (0, 1), `(batch, *shape)`."""
+        start, stop = _span(batch)
+        bits = tf.random.stateless_uniform(
+            (stop, *shape),
+            self._stream(training),
+            minval=None,
+            maxval=None,
+            dtype=tf.uint32,
+            alg="philox",
+        )
+        bits = tf.bitwise.right_shift(bits[start:], tf.constant(9, tf.uint32))
+        return (tf.cast(bits, tf.float32) + 0.5) * 2.0**-23
+
+    def normal(self, batch: Any, shape: tuple[int, ...] = (), training: bool = True) -> Any:
+        """Standard normal draws, `(batch, *shape)`."""
+        return tf.math.ndtri(self.uniform(batch, shape, training))
+
+    def _stream(self, training: bool) -> Any:
+        if not training:
+            return tf.constant([_EVALUATION_STREAM, 0], tf.int32)
+        return tf.cast(tf.math.floormod(self.next(), 2**31 - 2), tf.int32)
+
+
+def _span(batch: Any) -> tuple[Any, Any]:
+    """First and last row of this replica's part of the global batch."""
+    replicas = replica_count()
+    if replicas == 1:
+        return 0, batch
+    replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+    sizes = all_sum(tf.one_hot(replica, replicas, on_value=batch, off_value=0, dtype=tf.int32))
+    start = tf.reduce_sum(tf.where(tf.range(replicas) < replica, sizes, 0))
+    return start, start + batch

@@ -1,0 +1,245 @@
+"""Recipe -> trained run: a folder with the model, its history, pictures and the SavedModel.
+
+    RUN/recipe.toml  run.json  history.csv  model.keras  saved_model/<version>/  samples/
+        tensorboard/  checkpoint/ (while training)
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from kerasunsup import data as datasets
+from kerasunsup.building import create_model
+from kerasunsup.callbacks import Checkpoint, Pictures, StopOnBadLoss
+from kerasunsup.errors import InputError, TrainingError
+from kerasunsup.export import export
+from kerasunsup.files import atomic_file, atomic_write
+from kerasunsup.models import UnsupervisedModel
+from kerasunsup.recipe import Recipe
+
+SHUFFLE_BUFFER = 10_000
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished training run.
+
+    Attributes:
+        model: The trained model.
+        history: Metric name -> value of each epoch, epochs before a resume included.
+        folder: Where everything lies.
+    """
+
+    model: UnsupervisedModel
+    history: dict[str, list[float]]
+    folder: Path
+
+
+def train(
+    recipe: Recipe | dict[str, Any] | str | Path,
+    out: str | Path | None = None,
+    *,
+    strategy: str | tf.distribute.Strategy = "auto",
+    resume: bool = False,
+    reset: bool = False,
+    verbose: int | str = "auto",
+) -> Run:
+    """Trains by a recipe, exports the model, and keeps all of it in one folder.
+
+    A run that was interrupted at any point goes on with `resume=True` and ends with the weights
+    that it would have had (bit for bit on CPU).
+
+    Args:
+        recipe: A Recipe, its path, a dict, or the name of an entry.
+        out: Folder of the run; `runs/<name>` when None.
+        strategy: "auto", "none", "mirrored", "multiworker" or a tf.distribute.Strategy. "auto" is
+            multi-worker where TF_CONFIG is set, mirrored where there are several GPUs.
+        resume: Go on with the run in `out`.
+        reset: Start anew, replacing the run in `out`.
+        verbose: As in `keras.Model.fit`.
+
+    Returns:
+        The run.
+
+    Raises:
+        InputError: A bad recipe, or `out` holds another run.
+        TrainingError: Interrupted, or the loss is not finite. The last good state is kept.
+        OutputError: `out` cannot be written.
+    """
+    recipe = Recipe.load(recipe)
+    folder = Path(out) if out is not None else Path("runs", recipe.name)
+    _claim(folder, recipe, resume, reset)
+    data = datasets.load(recipe.data.name, **recipe.data.options)
+    started = time.time()
+    keras.utils.set_random_seed(recipe.train.seed)
+    chosen = choose_strategy(strategy)
+    steps = _steps_per_epoch(data, recipe)
+    with chosen.scope():
+        model = create_model(recipe, data.input_shape, data.value_range, steps)
+    if model.normalization is not None:
+        model.normalization.adapt(_examples(data.train, recipe.train.batch_size))
+    checkpoint = Checkpoint(folder / "checkpoint", folder / "history.csv")
+    callbacks: list[keras.callbacks.Callback] = [StopOnBadLoss(checkpoint)]
+    if recipe.train.picture_every:
+        callbacks.append(Pictures(folder / "samples", data, recipe.train.picture_every))
+    callbacks.append(keras.callbacks.TensorBoard(str(folder / "tensorboard"), write_graph=False))
+    if recipe.train.patience:
+        checkpoint.early_stopping = keras.callbacks.EarlyStopping(
+            patience=recipe.train.patience, restore_best_weights=True
+        )
+        callbacks.append(checkpoint.early_stopping)
+    callbacks.append(checkpoint)
+    if resume:
+        checkpoint.restore(model)
+    try:
+        _fit(model, data, recipe, steps, checkpoint, callbacks, verbose)
+    except KeyboardInterrupt:
+        raise TrainingError(
+            f"Stopped in epoch {checkpoint.epoch + 1}; {checkpoint.describe()} "
+            f"Go on with: kerasunsup train {recipe.name} -o {folder} --resume"
+        ) from None
+    checkpoint.restore_best(model)
+    model.finish(
+        _examples(data.train, recipe.train.batch_size),
+        _examples(data.validation, recipe.train.batch_size),
+    )
+    with atomic_file(folder / "model.keras") as path:
+        model.save(path)
+    export(model, folder / "saved_model" / str(recipe.version))
+    seconds = checkpoint.seconds_before + time.time() - started
+    _describe_run(folder, model, data, seconds, chosen)
+    shutil.rmtree(folder / "checkpoint", ignore_errors=True)
+    return Run(model, checkpoint.history, folder)
+
+
+def choose_strategy(strategy: str | tf.distribute.Strategy) -> tf.distribute.Strategy:
+    """The tf.distribute strategy that a name stands for.
+
+    Raises:
+        InputError: An unknown name.
+    """
+    if isinstance(strategy, tf.distribute.Strategy):
+        return strategy
+    if strategy == "auto":
+        several = len(tf.config.list_logical_devices("GPU")) > 1
+        chosen = "multiworker" if "TF_CONFIG" in os.environ else "mirrored"
+        strategy = chosen if several or "TF_CONFIG" in os.environ else "none"
+    match strategy:
+        case "none":
+            return tf.distribute.get_strategy()
+        case "mirrored":
+            return tf.distribute.MirroredStrategy()
+        case "multiworker":
+            return tf.distribute.MultiWorkerMirroredStrategy()
+    raise InputError(
+        f"`strategy` must be auto, none, mirrored, multiworker or a tf.distribute.Strategy. "
+        f"Received: {strategy!r}"
+    )
+
+
+def _claim(folder: Path, recipe: Recipe, resume: bool, reset: bool) -> None:
+    """Takes `folder` for this run, or says why it cannot."""
+    path = folder / "recipe.toml"
+    if resume:
+        if not path.is_file():
+            raise InputError(f"Nothing to resume: no run in {folder}. Drop --resume to start one.")
+        changed = Recipe.load(path).differences(recipe)
+        if changed:
+            raise InputError(
+                f"The run in {folder} has another recipe: resume with the same, or start anew "
+                f"with --reset. Received different: {', '.join(changed)}"
+            )
+        if not (folder / "checkpoint").is_dir():
+            raise InputError(f"The run in {folder} has no checkpoint to resume: it is finished.")
+        return
+    if path.exists() and not reset:
+        raise InputError(
+            f"{folder} already holds a run: go on with --resume, replace it with --reset, or "
+            "choose another folder with -o."
+        )
+    if reset and path.exists():
+        shutil.rmtree(folder)
+    atomic_write(path, recipe.to_toml())
+
+
+def _steps_per_epoch(data: datasets.Dataset, recipe: Recipe) -> int:
+    train = data.train
+    count = int(train.cardinality()) if isinstance(train, tf.data.Dataset) else len(train)
+    if count < 1:
+        raise InputError(f"The training split of {data.name} must have a known, positive size.")
+    return -(-count // recipe.train.batch_size)
+
+
+def _examples(split: Any, batch_size: int) -> Any:
+    """What verbs and `adapt` take: arrays as they are, streams in batches."""
+    return split.batch(batch_size) if isinstance(split, tf.data.Dataset) else split
+
+
+def _fit(
+    model: UnsupervisedModel,
+    data: datasets.Dataset,
+    recipe: Recipe,
+    steps: int,
+    checkpoint: Checkpoint,
+    callbacks: list[keras.callbacks.Callback],
+    verbose: int | str,
+) -> None:
+    batch_size, epochs = recipe.train.batch_size, recipe.train.epochs
+    train, validation = data.train, _examples(data.validation, recipe.train.batch_size)
+    arguments: dict[str, Any] = {"batch_size": batch_size}
+    if isinstance(train, tf.data.Dataset):
+        train = _stream(train, batch_size, recipe.train.seed, checkpoint.epoch, epochs)
+        arguments = {"steps_per_epoch": steps}
+    if checkpoint.epoch < epochs and not checkpoint.stopped_early:
+        model.fit(
+            train,
+            epochs=epochs,
+            initial_epoch=checkpoint.epoch,
+            validation_data=validation,
+            callbacks=callbacks,
+            verbose=verbose,
+            **arguments,
+        )
+
+
+def _stream(
+    examples: tf.data.Dataset, batch_size: int, seed: int, first: int, epochs: int
+) -> tf.data.Dataset:
+    """Shuffled batches of a data set too large for memory; the order depends on the epoch."""
+
+    def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
+        shuffled = examples.shuffle(
+            SHUFFLE_BUFFER, seed=seed + epoch, reshuffle_each_iteration=False
+        )
+        return shuffled.batch(batch_size)
+
+    return tf.data.Dataset.range(first, epochs).flat_map(one_epoch).prefetch(tf.data.AUTOTUNE)
+
+
+def _describe_run(
+    folder: Path,
+    model: UnsupervisedModel,
+    data: datasets.Dataset,
+    seconds: float,
+    strategy: tf.distribute.Strategy,
+) -> None:
+    facts = {
+        "wall_time_s": round(seconds, 1),
+        "data_fingerprint": data.fingerprint,
+        "parameters": int(np.sum([np.prod(w.shape) for w in model.trainable_weights])),
+        "steps": model.steps_done,
+        "replicas": strategy.num_replicas_in_sync,
+    }
+    atomic_write(folder / "run.json", json.dumps(facts, indent=2) + "\n")
+
+
