@@ -7,6 +7,7 @@ the user's cache folder.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -46,9 +47,7 @@ LARGEST_SQUARE = 4096  # widest example for which a dense square matrix is solve
 # Cache
 
 
-def cached(
-    data: Dataset, key: str, compute: Callable[[], dict[str, float]]
-) -> dict[str, float]:
+def cached(data: Dataset, key: str, compute: Callable[[], dict[str, float]]) -> dict[str, float]:
     """The values stored under `key` for these data, or `compute()` and store.
 
     `$XDG_CACHE_HOME/kerasunsup/baselines/<first 16 digits of the fingerprint>.json` (else
@@ -73,10 +72,8 @@ def cached(
         "versions": {name: version(name) for name in ("numpy", "scipy", "scikit-learn")},
     }
     content = {**_read(path), key: entry}
-    try:
+    with contextlib.suppress(OutputError):
         atomic_write(path, json.dumps(content, indent=1, sort_keys=True) + "\n")
-    except OutputError:
-        pass
     return values
 
 
@@ -166,17 +163,18 @@ def linear_denoising(data: Dataset, sigma: float, seeds: Sequence[int]) -> dict[
 # Likelihood
 
 
-def independent_pixels(data: Dataset, count: int) -> float:
-    """NLL in nats of independent pixels on the first `count` binarised test examples."""
+def independent_pixels(data: Dataset, count: int, binary: bool) -> float:
+    """NLL in nats of independent pixels on the first `count` test examples, binarised or grey."""
 
     def compute() -> dict[str, float]:
-        validation, test = (
-            np.concatenate(list(split_batches(data, split))) for split in ("validation", "test")
-        )
-        binary = binarize_static(validation, test)[1][:count]
-        return {"nll": marginal_nll(features(data, "train"), binary).mean()}
+        test = np.concatenate(list(split_batches(data, "test")))
+        if binary:
+            validation = np.concatenate(list(split_batches(data, "validation")))
+            test = binarize_static(validation, test)[1]
+        return {"nll": marginal_nll(features(data, "train"), test[:count]).mean()}
 
-    key = f"NLL of independent pixels, first {count} of test binarised with seed 777"
+    kind = "binarised with seed 777" if binary else "grey"
+    key = f"NLL of independent pixels, first {count} of test, {kind}"
     return cached(data, key, compute)["nll"]
 
 

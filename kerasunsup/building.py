@@ -90,6 +90,7 @@ def import_modules(recipe: Recipe) -> None:
 
 def _registered(name: str, key: str, wanted: Callable[[Any], bool]) -> Any:
     """The class or builder registered with Keras as `name`; ours need no package prefix."""
+    name = str(name)
     found = keras.saving.get_registered_object(name if ">" in name else f"kerasunsup>{name}")
     if found is not None and wanted(found):
         return found
@@ -148,7 +149,7 @@ def _call(function: Callable[..., Any], arguments: dict[str, Any], key: str) -> 
         return function(**arguments)
     except InputError:
         raise
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, AttributeError) as error:
         raise InputError(
             f"[{key}] must describe a valid {function.__name__}. Received: {error}"
         ) from error

@@ -22,8 +22,9 @@ LARGEST_SHARE_OF_TIME = 0.05
 class Checkpoint(keras.callbacks.Callback):
     """Keeps what an exact resume needs: model, optimisers, random state, history, early stopping.
 
-    Written after the first epoch, and then as often as takes at most 5 % of the time. The order of
-    examples follows from the number of steps done, so nothing else is needed.
+    Written as often as takes at most 5 % of the time, and by `keep` when a run is stopped: a copy
+    of the state after the last epoch waits in memory. The order of examples follows from the
+    number of steps done, so nothing else is needed.
 
     Args:
         folder: Where the checkpoint lies; replaced as a whole.
@@ -51,6 +52,7 @@ class Checkpoint(keras.callbacks.Callback):
         self._saved_at = 0.0
         self._cost = 0.0
         self._restored: dict[str, Any] = {}
+        self._last_good: list[np.ndarray] = []
 
     def restore(self, model: keras.Model) -> None:
         """Loads the checkpoint into a model built by the same recipe.
@@ -62,7 +64,8 @@ class Checkpoint(keras.callbacks.Callback):
             raise InputError(f"No checkpoint in {self.folder}: start anew with --reset.")
         state = json.loads((self.folder / "state.json").read_text())
         saved = keras.saving.load_model(self.folder / "model.keras")
-        _copy_state(saved, model)
+        for variable, value in zip(_state(model), _state(saved), strict=True):
+            variable.assign(value)
         self.epoch = self.saved_epoch = state["epoch"]
         self.history = state["history"]
         self.seconds_before = state["seconds"]
@@ -75,11 +78,15 @@ class Checkpoint(keras.callbacks.Callback):
         if self.early_stopping is not None and self.early_stopping.best_weights:
             model.set_weights(self.early_stopping.best_weights)
 
-    def describe(self) -> str:
-        """Which state is on disk."""
-        if not self.saved_epoch:
+    def keep(self) -> str:
+        """Writes the state after the last epoch that ended; returns where it is, in words."""
+        if not self.epoch:
             return "nothing was kept, no epoch had ended."
-        return f"the state after epoch {self.saved_epoch} is in {self.folder}."
+        if self.saved_epoch < self.epoch:
+            for variable, value in zip(_state(self.model), self._last_good, strict=True):
+                variable.assign(value)
+            self._save()
+        return f"the state after epoch {self.epoch} is in {self.folder}."
 
     def on_train_begin(self, logs: Any = None) -> None:
         self._restore_early_stopping()
@@ -102,6 +109,7 @@ class Checkpoint(keras.callbacks.Callback):
         last = self.stopped_early or self.epoch == self.params["epochs"]
         if last or time.time() - self._saved_at > self._cost / LARGEST_SHARE_OF_TIME:
             self._save()
+        self._last_good = [variable.numpy() for variable in _state(self.model)]
 
     def _save(self) -> None:
         begun = time.time()
@@ -152,7 +160,7 @@ class StopOnBadLoss(keras.callbacks.Callback):
         if bad:
             raise TrainingError(
                 f"{bad[0]} is not finite in epoch {self.checkpoint.epoch + 1}: lower the learning "
-                f"rate or set compile.clip_norm; {self.checkpoint.describe()}"
+                f"rate or set compile.clip_norm; {self.checkpoint.keep()}"
             )
 
 
@@ -179,13 +187,10 @@ class Pictures(keras.callbacks.Callback):
             pictures.progress(self.model, self.data, path)
 
 
-def _copy_state(source: keras.Model, target: keras.Model) -> None:
-    pairs = [(source.variables, target.variables)]
-    for name in target.optimizer_variables:
-        pairs.append((getattr(source, name).variables, getattr(target, name).variables))
-    for sources, targets in pairs:
-        for value, variable in zip(sources, targets, strict=True):
-            variable.assign(value)
+def _state(model: keras.Model) -> list[Any]:
+    """Variables of the model, its random states and its optimisers."""
+    optimizers = [getattr(model, name) for name in model.optimizer_variables]
+    return [*model.variables, *(v for optimizer in optimizers for v in optimizer.variables)]
 
 
 def _as_csv(history: dict[str, list[float]]) -> str:

@@ -179,7 +179,11 @@ class Card:
             "license": self.license,
             "verbs": list(self.verbs),
             "metrics": {name: asdict(metric) for name, metric in self.metrics.items()},
-            "input": asdict(self.input),
+            "input": {
+                "shape": list(self.input.shape),
+                "dtype": self.input.dtype,
+                "value_range": self.input.value_range and list(self.input.value_range),
+            },
             "parameters": self.parameters,
             "calibration": dict(self.calibration),
             "recipe": self.recipe.to_dict(),

@@ -22,15 +22,19 @@ def scaled(batch: np.ndarray, data: Dataset) -> np.ndarray:
     return batch.astype("float32") / (255.0 if is_pixels else 1.0)
 
 
-def split_batches(data: Dataset, split: str, size: int = CHUNK) -> Iterator[np.ndarray]:
+def pieces(x: np.ndarray) -> Iterator[np.ndarray]:
+    """`x` in pieces of bounded size."""
+    for start in range(0, len(x), CHUNK):
+        yield x[start : start + CHUNK]
+
+
+def split_batches(data: Dataset, split: str) -> Iterator[np.ndarray]:
     """Scaled batches of a split in order, from an array or a tf.data.Dataset of examples."""
     source = getattr(data, split)
     if isinstance(source, np.ndarray):
-        for start in range(0, len(source), size):
-            yield scaled(source[start : start + size], data)
+        yield from (scaled(piece, data) for piece in pieces(source))
     else:
-        for batch in source.batch(size).as_numpy_iterator():
-            yield scaled(batch, data)
+        yield from (scaled(batch, data) for batch in source.batch(CHUNK).as_numpy_iterator())
 
 
 def standard_units(data: Dataset) -> tuple[np.ndarray, np.ndarray]:
@@ -40,7 +44,7 @@ def standard_units(data: Dataset) -> tuple[np.ndarray, np.ndarray]:
     they are standardised with the train split's mean and std. Pixels stay as they are.
     """
     if data.value_range is not None:
-        return np.float32(0), np.float32(1)
+        return np.zeros(1, "float32"), np.ones(1, "float32")
     return standardization(_flat(data, "train"))
 
 

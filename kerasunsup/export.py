@@ -149,7 +149,8 @@ def _compare(model: UnsupervisedModel, served: ServedModel) -> None:
 class _CallableModule(types.ModuleType):
     """Makes `kerasunsup.export` the function as well as this module, in every order of imports."""
 
-    __call__ = staticmethod(export)
+    def __call__(self, model: UnsupervisedModel, folder: str | Path) -> Path:
+        return export(model, folder)
 
 
 sys.modules[__name__].__class__ = _CallableModule

@@ -82,7 +82,8 @@ def squared_jacobian_norm(encoder: Any, x: Any) -> Any:
 
     Rifai et al. 2011, "Contractive Auto-Encoders", equation 5. Differentiable.
     """
+    padded = tf.pad(x, [[0, 1]] + [[0, 0]] * (len(x.shape) - 1))  # never empty
     with tf.GradientTape() as tape:
-        tape.watch(x)
-        latent = encoder(x, training=True)
-    return sum_over_features(ops.square(tape.batch_jacobian(latent, x)))
+        tape.watch(padded)
+        latent = encoder(padded, training=True)
+    return sum_over_features(ops.square(tape.batch_jacobian(latent, padded)))[:-1]

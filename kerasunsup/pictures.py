@@ -5,7 +5,6 @@ Drawn with matplotlib's objects on its Agg canvas: no window, no state shared wi
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,6 +28,7 @@ COLUMNS = 10
 SAMPLE_ROWS = 3
 LARGEST_MAP = 5000
 LARGEST_LEGEND = 10
+STRIP, TITLE, MARGIN = 6.0, 0.42, 0.12  # inches: a block's width, the room for titles, borders
 GAP = 2  # pixels between the images of a grid
 PALETTE = (  # Okabe & Ito's and Tol's: told apart with colour-blind eyes too
     "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9",
@@ -53,10 +53,8 @@ def preview(model: Any, data: Dataset, path: str | Path) -> Path:
     """
     x, labels = _examples(data.test, data.labels.get("test"), LARGEST_MAP)
     with_map = "encode" in model.verbs
-    if data.is_image:
-        figure = _image_figure(model, data, _one_of_each_class(x, labels, COLUMNS), with_map)
-    else:
-        figure = _table_figure(model, data, x, with_map)
+    draw = _image_figure if data.is_image else _table_figure
+    figure = draw(model, data, x, labels, with_map)
     if with_map:
         latent = model.encode(x)["latent"]
         _draw_map(figure.axes[-1], latent.reshape(len(x), -1), labels, data.class_names)
@@ -75,9 +73,8 @@ def progress(model: Any, data: Dataset, path: str | Path) -> Path:
         The path.
     """
     x, labels = _examples(data.validation, data.labels.get("validation"), 1000)
-    if data.is_image:
-        return _save(_image_figure(model, data, _one_of_each_class(x, labels, COLUMNS)), path)
-    return _save(_table_figure(model, data, x), path)
+    draw = _image_figure if data.is_image else _table_figure
+    return _save(draw(model, data, x, labels), path)
 
 
 def grid(images: Any, path: str | Path) -> Path:
@@ -120,8 +117,8 @@ def tile(pixels: np.ndarray, columns: int) -> np.ndarray:
     rows = math.ceil(n / columns)
     shape = (rows * (height + GAP) - GAP, columns * (width + GAP) - GAP, channels)
     canvas = np.full(shape, 255, "uint8")
-    for image, (row, column) in zip(pixels, itertools.product(range(rows), range(columns))):
-        top, left = row * (height + GAP), column * (width + GAP)
+    for i, image in enumerate(pixels):
+        top, left = i // columns * (height + GAP), i % columns * (width + GAP)
         canvas[top : top + height, left : left + width] = image
     return canvas
 
@@ -136,57 +133,73 @@ def save_png(pixels: np.ndarray, path: str | Path) -> Path:
 # Figures
 
 
-def _image_figure(model: Any, data: Dataset, x: np.ndarray, with_map: bool = False) -> Figure:
-    """Rows of images under each other; where wanted, an empty last panel at their right."""
-    rows = _image_rows(model, x)
-    height, width = data.input_shape[:2]
-    lines = [math.ceil(len(images) / COLUMNS) for _, images in rows]
-    strip = 6.0  # inches
-    image_height = strip / COLUMNS * height / width
-    total = sum(lines) * image_height + 0.34 * len(lines) + 0.3
+def _image_figure(
+    model: Any,
+    data: Dataset,
+    x: np.ndarray,
+    labels: np.ndarray | None,
+    with_map: bool = False,
+) -> Figure:
+    """Blocks of images under each other; where wanted, an empty last panel at their right."""
+    generates = _generates(model)
+    shown = _one_of_each_class(x, labels, COLUMNS * (1 if generates else 2))
+    blocks = {
+        title: tile(_displayable(images, data.value_range), COLUMNS)
+        for title, images in _image_blocks(model, shown, generates).items()
+    }
+    heights = [STRIP * mosaic.shape[0] / mosaic.shape[1] for mosaic in blocks.values()]
+    total = sum(heights) + TITLE * len(blocks) + MARGIN
+    width = STRIP + 2 * MARGIN
     if with_map:
-        total = max(total, 4.2)
-        figure = _new_figure(strip + 5.2, total)
-        left, right = figure.subfigures(1, 2, width_ratios=(strip, 5.2))
-    else:
-        figure = left = _new_figure(strip, total)
-    axes = left.subplots(len(rows), 1, squeeze=False, height_ratios=lines)[:, 0]
-    for axis, (title, images) in zip(axes, rows, strict=True):
-        pixels = _displayable(images, data.value_range)
-        mosaic = tile(pixels, COLUMNS)
-        axis.imshow(mosaic[..., 0] if mosaic.shape[-1] == 1 else mosaic, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+        total, width = max(total, 3.6), width + 5.6
+    figure = _new_figure(width, total)
+    top = total
+    for (title, mosaic), height in zip(blocks.items(), heights, strict=True):
+        top -= TITLE + height
+        axis = figure.add_axes((MARGIN / width, top / total, STRIP / width, height / total))
+        pixels = mosaic[..., 0] if mosaic.shape[-1] == 1 else mosaic
+        axis.imshow(pixels, cmap="gray", vmin=0, vmax=255, interpolation="nearest", aspect="auto")
         axis.set_title(title, loc="left")
         axis.axis("off")
     if with_map:
-        right.subplots()
+        left, bottom = STRIP + 2 * MARGIN + 0.7, 0.55
+        size = (3.6 / width, (total - TITLE - bottom) / total)
+        figure.add_axes((left / width, bottom / total, *size))
     return figure
 
 
-def _image_rows(model: Any, x: np.ndarray) -> list[tuple[str, np.ndarray]]:
-    """Title and images of each block of the figure."""
-    rows: list[tuple[str, np.ndarray]] = []
+def _image_blocks(model: Any, x: np.ndarray, generates: bool) -> dict[str, np.ndarray]:
+    """Title -> images of each block of the figure."""
+    blocks: dict[str, np.ndarray] = {}
     if "reconstruct" in model.verbs:
-        rows.append(("Originals", x))
+        blocks["Originals"] = x
         corruption = getattr(getattr(model, "model", model), "corruption", None)
         if corruption is not None:
             x = _corrupt(corruption, x)
-            rows.append((f"Corrupted ({_corruption_name(corruption)})", x))
-        rows.append(("Reconstructions", model.reconstruct(x)["reconstruction"]))
-    if _generates(model):
-        rows.append(("Samples", model.generate(COLUMNS * SAMPLE_ROWS, seed=0)["samples"]))
-    return rows or [("Originals", x)]
+            blocks[f"Corrupted ({_corruption_name(corruption)})"] = x
+        blocks["Reconstructions"] = model.reconstruct(x)["reconstruction"]
+    if generates:
+        blocks["Samples"] = model.generate(COLUMNS * SAMPLE_ROWS, seed=0)["samples"]
+    return blocks or {"Originals": x}
 
 
-def _table_figure(model: Any, data: Dataset, x: np.ndarray, with_map: bool = False) -> Figure:
-    panels = ["reconstruct" in model.verbs, _generates(model), with_map]
-    figure = _new_figure(4.6 * sum(panels) + 0.9 * with_map, 4.4)
-    widths = [1.0] * (sum(panels) - with_map) + [1.35] * with_map
-    axes = iter(figure.subplots(1, sum(panels), squeeze=False, width_ratios=widths)[0])
+def _table_figure(
+    model: Any,
+    data: Dataset,
+    x: np.ndarray,
+    labels: np.ndarray | None,
+    with_map: bool = False,
+) -> Figure:
+    """Panels side by side; where wanted, an empty last one."""
+    reconstructs, generates = "reconstruct" in model.verbs, _generates(model)
+    widths = [1.0] * (reconstructs + generates) + [1.35] * with_map
+    figure = _new_figure(4.4 * sum(widths), 4.2, layout="constrained")
+    axes = iter(figure.subplots(1, len(widths), squeeze=False, width_ratios=widths)[0])
     mean, spread = x.mean(0), x.std(0) + 1e-12
-    if panels[0]:
+    if reconstructs:
         restored = model.reconstruct(x)["reconstruction"]
         _draw_agreement(next(axes), (x - mean) / spread, (restored - mean) / spread)
-    if panels[1]:
+    if generates:
         samples = model.generate(len(x), seed=0)["samples"]
         _draw_among(next(axes), (x - mean) / spread, (samples - mean) / spread)
     return figure
@@ -241,7 +254,7 @@ def _draw_map(
     axis.set_title("Latents of the test set", loc="left")
     axis.set_xlabel(names[0])
     axis.set_ylabel(names[1])
-    size = float(np.clip(4000 / len(latent), 3, 18))
+    size = float(np.clip(5000 / len(latent), 4, 18))
     style = {"s": size, "alpha": 0.75, "linewidths": 0}
     classes = [] if labels is None else np.unique(labels)
     if not len(classes):
@@ -265,15 +278,15 @@ def _draw_map(
         )
 
 
-def _new_figure(width: float, height: float) -> Figure:
-    figure = Figure(figsize=(width, height), dpi=120, layout="constrained", facecolor="white")
+def _new_figure(width: float, height: float, layout: Any = None) -> Figure:
+    figure = Figure(figsize=(width, height), dpi=120, layout=layout, facecolor="white")
     FigureCanvasAgg(figure)
     return figure
 
 
 def _save(figure: Figure, path: str | Path) -> Path:
     with atomic_file(path) as temporary:
-        figure.savefig(temporary, format="png")
+        figure.savefig(temporary, format="png", bbox_inches="tight", pad_inches=MARGIN)
     return Path(path)
 
 

@@ -318,7 +318,7 @@ def _hint(name: str, table: str, known: Iterable[str]) -> str:
     ]
     if elsewhere:
         return f"Did you mean `{elsewhere[0]}`?"
-    return suggest(_join(table, name), (_join(table, valid) for valid in known))
+    return suggest(name, known)
 
 
 def _join(table: str, name: Any) -> str:

@@ -105,7 +105,7 @@ def train(
         _fit(model, data, recipe, steps, checkpoint, callbacks, verbose)
     except KeyboardInterrupt:
         raise TrainingError(
-            f"Stopped in epoch {checkpoint.epoch + 1}; {checkpoint.describe()} "
+            f"Stopped in epoch {checkpoint.epoch + 1}; {checkpoint.keep()} "
             f"Go on with: kerasunsup train {recipe.name} -o {folder} --resume"
         ) from None
     checkpoint.restore_best(model)

@@ -1,5 +1,6 @@
-"""The families: one file each."""
+"""The families: one file each. Importing this registers every class of ours with Keras."""
 
+from kerasunsup import networks as networks
 from kerasunsup.models.autoencoder import Autoencoder
 from kerasunsup.models.base import UnsupervisedModel
 from kerasunsup.models.vae import VAE

@@ -234,22 +234,21 @@ class VAE(UnsupervisedModel):
 
     def evidence(self, x: Any, seed: int = 0, batch_size: int = 256) -> dict[str, np.ndarray]:
         """`elbo`, `reconstruction` and `kl` of each example in nats, one draw of z each."""
-
-        @tf.function(reduce_retracing=True)
-        def terms(batch: Any, rows: Any) -> dict[str, Any]:
-            batch = self.preprocess(batch)
-            mean, log_variance = self.posterior(batch)
-            noise = tf.random.stateless_normal(tf.shape(mean), rows, alg="philox")
-            z = mean + ops.exp(0.5 * log_variance) * noise
-            reconstruction = -self.log_p_x_given_z(batch, z)
-            kl = ops.sum(standard_normal_kl(mean, log_variance), axis=-1)
-            return {"elbo": -reconstruction - kl, "reconstruction": reconstruction, "kl": kl}
-
         parts = [
-            terms(self.prepare(batch, "x"), tf.constant([seed, i]))
+            self._evidence_terms(self.prepare(batch, "x"), tf.constant([seed, i]))
             for i, batch in enumerate(batches(x, batch_size, len(self.input_shape) - 1))
         ]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    @tf.function(reduce_retracing=True)
+    def _evidence_terms(self, x: Any, stream: Any) -> dict[str, Any]:
+        x = self.preprocess(x)
+        mean, log_variance = self.posterior(x)
+        noise = tf.random.stateless_normal(tf.shape(mean), stream, alg="philox")
+        z = mean + ops.exp(0.5 * log_variance) * noise
+        reconstruction = -self.log_p_x_given_z(x, z)
+        kl = ops.sum(standard_normal_kl(mean, log_variance), axis=-1)
+        return {"elbo": -reconstruction - kl, "reconstruction": reconstruction, "kl": kl}
 
     # After training
 

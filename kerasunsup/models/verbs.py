@@ -111,7 +111,7 @@ class BoundVerb:
             spec = self.model.input_spec_of(self.argument)
             signature = [tf.TensorSpec(spec.shape, dtype, name=self.argument)]
             graph = tf.autograph.experimental.do_not_convert(self.graph)
-            cache[key] = tf.function(graph, input_signature=signature)
+            cache[key] = tf.function(graph).get_concrete_function(*signature)
         return cache[key]
 
 

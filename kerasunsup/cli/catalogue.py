@@ -1,0 +1,179 @@
+"""Commands about entries: list, show, verify, serve-config. None of them needs TensorFlow."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from kerasunsup.cli.console import print_metrics, print_table
+from kerasunsup.errors import InputError
+from kerasunsup.files import atomic_write
+
+if TYPE_CHECKING:
+    from kerasunsup.card import Card
+
+HEADLINES = 3
+SERVING_IMAGE = "tensorflow/serving:2.20.0"
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def list_entries(
+    family: Annotated[str | None, typer.Option(help="Only this family, as vae.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="Only entries trained on this.")] = None,
+    verb: Annotated[str | None, typer.Option(help="Only entries that can do this.")] = None,
+    where: Annotated[str | None, typer.Option(help="Measured: 'nll<231 and mse<0.02'.")] = None,
+    as_json: Json = False,
+) -> None:
+    """List the entries of the zoo."""
+    from kerasunsup import zoo
+    from kerasunsup.zoo.pages import measurement
+
+    names = zoo.list_models(family=family, dataset=dataset, verb=verb, where=where)
+    cards = {name: _card(name) for name in names}
+    if as_json:
+        _print_json([_summary(name, card) for name, card in cards.items()])
+        return
+    rows = []
+    for name, card in cards.items():
+        recipe = zoo.recipe(name)
+        about = [name, recipe.family, recipe.data.name]
+        if isinstance(card, InputError):
+            rows.append([*about, "(no card)", ""])
+            continue
+        metrics = [f"{m} {measurement(v.value, v.std)}" for m, v in card.metrics.items()]
+        rows.append([*about, " ".join(card.verbs), ", ".join(metrics[:HEADLINES])])
+    print_table(["name", "family", "dataset", "verbs", "metrics"], rows)
+
+
+def show(
+    name: Annotated[str, typer.Argument(help="An entry.")],
+    as_json: Json = False,
+) -> None:
+    """Show an entry: what it is, how it was made, how good it was measured."""
+    from kerasunsup import zoo
+
+    recipe, card = zoo.recipe(name), _card(name)
+    if as_json:
+        plain = {"name": name, "recipe": recipe.to_dict()}
+        _print_json(plain if isinstance(card, InputError) else card.to_dict())
+        return
+    facts = [[recipe.name, recipe.description], ["family", recipe.family]]
+    if isinstance(card, InputError):
+        facts.append(["card", str(card)])
+    else:
+        shape = "x".join(map(str, card.input.shape))
+        low_high = card.input.value_range
+        values = f" in [{low_high[0]:g}, {low_high[1]:g}]" if low_high else ""
+        trained = ", ".join(f"{what} {version}" for what, version in card.versions.items())
+        facts += [
+            ["verbs", ", ".join(card.verbs)],
+            ["input", f"{shape} {card.input.dtype}{values}"],
+            ["parameters", f"{card.parameters:,}"],
+            ["trained", f"in {card.wall_time_s:.0f} s, seed {card.seed}, {trained}"],
+            ["version", str(card.version)],
+        ]
+    facts += [["data", recipe.data.name], ["licence", recipe.license]]
+    facts += [["reference", reference] for reference in recipe.references]
+    print_table(["", ""], [fact for fact in facts if fact[1]])
+    if not isinstance(card, InputError):
+        print()
+        print_metrics(card.metrics, protocols=True)
+    print(f"\n{recipe.to_toml()}", end="")
+
+
+def verify(
+    name: Annotated[str | None, typer.Argument(help="An entry; all when left out.")] = None,
+) -> None:
+    """Compare every file of the entries with the sha256 on its card."""
+    from kerasunsup import zoo
+
+    for checked in zoo.verify(name):
+        print(f"{checked}: {len(zoo.card(checked).sha256)} files are as its card says")
+
+
+def serve_config(
+    names: Annotated[list[str] | None, typer.Argument(help="Entries; all when left out.")] = None,
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder to write to.")] = Path("serving"),
+) -> None:
+    """Write models.config and docker-compose.yml for TensorFlow Serving."""
+    from kerasunsup import zoo
+
+    chosen = names or [
+        name for name in zoo.list_models() if not isinstance(_card(name), InputError)
+    ]
+    if not chosen:
+        raise InputError("No entry has been trained: train one with `kerasunsup train NAME`.")
+    bases = {name: zoo.saved_model(name).resolve().parent for name in chosen}
+    atomic_write(out / "models.config", models_config(bases))
+    atomic_write(out / "docker-compose.yml", compose_file(bases))
+    print(f"Wrote models.config and docker-compose.yml. Serve with: cd {out} && docker compose up")
+
+
+def models_config(bases: dict[str, Path]) -> str:
+    """A ModelServerConfig in text format: every entry under its name.
+
+    Args:
+        bases: Entry -> folder of its versions on this machine.
+    """
+    entries = "".join(
+        f'  config {{ name: "{name}" base_path: "/models/{name}" model_platform: "tensorflow" }}\n'
+        for name in bases
+    )
+    return f"model_config_list {{\n{entries}}}\n"
+
+
+def compose_file(bases: dict[str, Path]) -> str:
+    """A docker-compose.yml that serves gRPC on 8500 and REST on 8501, on this machine only."""
+    mounts = {"/config/models.config": "./models.config"}
+    mounts |= {f"/models/{name}": str(base) for name, base in bases.items()}
+    volumes = "".join(
+        f"      - {{type: bind, source: {_quoted(source)}, target: {target}, read_only: true}}\n"
+        for target, source in mounts.items()
+    )
+    return (
+        "services:\n"
+        "  serving:\n"
+        f"    image: {SERVING_IMAGE}\n"
+        "    platform: linux/amd64\n"
+        '    ports: ["127.0.0.1:8500:8500", "127.0.0.1:8501:8501"]\n'
+        f"    volumes:\n{volumes}"
+        "    command:\n"
+        "      - --model_config_file=/config/models.config\n"
+        "      - --max_num_load_retries=0\n"
+        "    healthcheck:\n"
+        '      test: ["CMD", "bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/8501"]\n'
+        "      interval: 5s\n"
+        "      retries: 12\n"
+    )
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text.replace("$", "$$"), ensure_ascii=False)
+
+
+def _card(name: str) -> Card | InputError:
+    """The card of an entry, or why there is none."""
+    from kerasunsup import zoo
+
+    try:
+        return zoo.card(name)
+    except InputError as error:
+        return error
+
+
+def _summary(name: str, card: Card | InputError) -> dict[str, Any]:
+    from kerasunsup import zoo
+
+    recipe = zoo.recipe(name)
+    about = {"name": name, "family": recipe.family, "dataset": recipe.data.name}
+    if isinstance(card, InputError):
+        return {**about, "verbs": [], "metrics": {}}
+    return {**about, **{key: card.to_dict()[key] for key in ("version", "verbs", "metrics")}}
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2, ensure_ascii=False))

@@ -1,0 +1,166 @@
+"""Commands that make something: train, evaluate, export, data import."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from kerasunsup.cli.console import (
+    busy,
+    find_recipe,
+    is_entry,
+    load_served,
+    load_tensorflow,
+    print_metrics,
+    readable,
+)
+from kerasunsup.errors import InputError, KerasunsupError, TrainingError
+
+if TYPE_CHECKING:
+    from kerasunsup.card import Card
+
+Source = Annotated[str, typer.Argument(metavar="NAME|DIR", help="An entry, or a run's folder.")]
+
+
+def train(
+    source: Annotated[
+        str, typer.Argument(metavar="NAME|RECIPE", help="An entry, a recipe.toml or a run.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="Folder of the run [runs/NAME].")
+    ] = None,
+    strategy: Annotated[str, typer.Option(help="auto, none, mirrored or multiworker.")] = "auto",
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change the recipe: train.epochs=3."),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a stopped run.")] = False,
+    reset: Annotated[bool, typer.Option("--reset", help="Replace the run in the folder.")] = False,
+) -> None:
+    """Train by a recipe, measure, export the SavedModel and draw what came out."""
+    recipe = find_recipe(source).override(assignments or ())
+    if resume and out is None and not is_entry(source) and Path(source).is_dir():
+        out = Path(source)
+    load_tensorflow()
+    from kerasunsup import training
+
+    verbose = 1 if sys.stdout.isatty() else 2
+    try:
+        run = training.train(
+            recipe, out, strategy=strategy, resume=resume, reset=reset, verbose=verbose
+        )
+    except TrainingError:
+        print(flush=True)  # ends the line of Keras' bar
+        raise
+    print_card(measure(run.folder), run.folder)
+
+
+def evaluate(source: Source) -> None:
+    """Measure an entry or a run again; a run's card.json is written anew."""
+    from kerasunsup import zoo
+
+    if not is_entry(source):
+        folder = Path(source).expanduser()
+        print_card(measure(folder), folder)
+        return
+    recipe, card, folder = zoo.recipe(source), zoo.card(source), zoo.saved_model(source)
+    served = load_served(folder, recipe)
+    from kerasunsup import data
+    from kerasunsup.evaluation import evaluate as measure_again
+
+    measured = measure_again(
+        served, data.load(recipe.data.name, **recipe.data.options), card.metrics
+    )
+    print_metrics(measured, card.metrics)
+
+
+def export(
+    source: Annotated[
+        Path, typer.Argument(metavar="DIR", help="A run's folder, or a .keras file.")
+    ],
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="Where it goes.")],
+) -> None:
+    """Export a trained Keras model as a SavedModel with a signature per verb."""
+    from kerasunsup.recipe import Recipe
+
+    file = source / "model.keras" if source.is_dir() else source
+    if file.suffix != ".keras" or not file.is_file():
+        raise InputError(
+            f"Expected a run's folder with a model.keras, or a .keras file. Received: {source}"
+        )
+    if (
+        out.exists()
+        and not (out / "saved_model.pb").is_file()
+        and (out.is_file() or [*out.iterdir()])
+    ):
+        raise InputError(
+            "Expected a new or empty folder, or a SavedModel to replace, as "
+            f"models/NAME/1. Received: {out}"
+        )
+    recipe = Recipe.load(source) if (source / "recipe.toml").is_file() else None
+    load_tensorflow()
+    import keras
+
+    from kerasunsup import networks  # noqa: F401  registers its layers
+    from kerasunsup.building import import_modules
+    from kerasunsup.export import export as export_model
+
+    if recipe is not None:
+        import_modules(recipe)
+    with busy(f"Exporting {file}"):
+        with readable(file):
+            model = keras.saving.load_model(file)
+        export_model(model, out)
+    print(f"SavedModel: {out} ({', '.join(model.verbs)})")
+
+
+def import_data(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="fashion_mnist.")],
+    folder: Annotated[Path, typer.Argument(help="Folder with the four *-ubyte.gz files.")],
+) -> None:
+    """Prepare a data set from local files, without network."""
+    if name != "fashion_mnist":
+        raise InputError(f"Only `fashion_mnist` is imported from files. Received: {name!r}")
+    load_tensorflow()
+    from kerasunsup.data import import_fashion_mnist
+
+    with busy("Preparing fashion_mnist"):
+        prepared = import_fashion_mnist(folder)
+    print(f"Prepared: {prepared}")
+
+
+def measure(folder: Path) -> Card:
+    """Measures a finished run from its SavedModel on disk.
+
+    Raises:
+        KerasunsupError: Stopped by Ctrl-C; says how to go on.
+    """
+    load_tensorflow()
+    from kerasunsup import zoo
+
+    print("Measuring the SavedModel on disk…", flush=True)
+    try:
+        return zoo.measure(folder)
+    except KeyboardInterrupt:
+        raise KerasunsupError(
+            f"Stopped while measuring; the trained model is kept. Go on with: "
+            f"kerasunsup evaluate {folder}"
+        ) from None
+
+
+def print_card(card: Card, folder: Path) -> None:
+    """Prints the metrics of a run and where everything lies."""
+    print()
+    print_metrics(card.metrics)
+    places = {
+        "Run": folder,
+        "SavedModel": folder / "saved_model" / str(card.version),
+        "Picture": folder / "preview.png",
+        "Card": folder / "card.json",
+    }
+    print()
+    for what, place in places.items():
+        print(f"{what + ':':<12}{place}")

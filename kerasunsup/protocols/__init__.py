@@ -1,0 +1,160 @@
+"""How each number is measured: the table of protocols. A new family adds its own to `PROTOCOLS`.
+
+The functions behind the table live in this package, one file a subject, and are imported when
+they are used: reading names needs neither NumPy nor TensorFlow. The text of a protocol lets a
+reader repeat the measurement; its baselines ran under the same one.
+"""
+
+from __future__ import annotations
+
+import pkgutil
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from kerasunsup.errors import InputError
+from kerasunsup.metrics import Metric
+
+if TYPE_CHECKING:
+    from kerasunsup.evaluation import Subject
+
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """One way to measure.
+
+    Attributes:
+        example: A name that matches, for messages.
+        measure: "module:function" of a function (subject, match of the name) -> Metric.
+        needs: Verbs of the model, or methods of the Keras model, that it calls.
+        obstacle: (subject) -> why the data do not fit, "" if they do.
+        default: (subject) -> the name under which it is measured unasked, "" for never.
+    """
+
+    example: str
+    measure: str
+    needs: tuple[str, ...]
+    obstacle: Callable[[Subject], str] = lambda subject: ""
+    default: Callable[[Subject], str] = lambda subject: ""
+
+    def misfit(self, subject: Subject) -> str:
+        """Why this does not fit the model or the data; "" if it does."""
+        for need in self.needs:
+            if not subject.has(need):
+                return f"the model has no `{need}`"
+        return self.obstacle(subject)
+
+    def function(self) -> Callable[[Subject, re.Match[str]], Metric]:
+        """The function that measures."""
+        return pkgutil.resolve_name(self.measure)
+
+
+def find(name: str) -> tuple[Protocol, re.Match[str]]:
+    """The protocol that `name` stands for and the match with its parameters.
+
+    Raises:
+        InputError: An unknown name.
+    """
+    for pattern, protocol in PROTOCOLS.items():
+        match = re.fullmatch(pattern, str(name))
+        if match:
+            return protocol, match
+    known = ", ".join(protocol.example for protocol in PROTOCOLS.values())
+    raise InputError(f"Protocols are named like {known}. Received: {name!r}")
+
+
+def _lacks_range(subject: Subject) -> str:
+    return "" if subject.data.value_range is not None else "PSNR needs data with a value range"
+
+
+def _lacks_classes(subject: Subject) -> str:
+    labels = subject.data.labels
+    if any(split not in labels for split in SPLITS):
+        return "it needs data with labels for train, validation and test"
+    if len(set(labels["train"].tolist())) < 2:
+        return "it needs train labels of two classes or more"
+    return ""
+
+
+def _not_one_class(subject: Subject) -> str:
+    labels = subject.data.labels
+    if "train" not in labels or "test" not in labels:
+        return "it needs data with labels"
+    trained = set(labels["train"].tolist())
+    if len(trained) != 1:
+        return (
+            "it needs a model trained on one class k only and data.only_class(k); the train "
+            f"split here has {len(trained)} classes"
+        )
+    tested = set(labels["test"].tolist())
+    if not trained < tested:
+        return "the test split must hold the normal class and others"
+    return ""
+
+
+def _quick_nll(subject: Subject) -> str:
+    return "nll_k500" if subject.count("test") <= 1000 else "nll_k500_n1000"
+
+
+_HERE = "kerasunsup.protocols"
+
+PROTOCOLS: dict[str, Protocol] = {
+    r"mse": Protocol(
+        "mse",
+        f"{_HERE}.reconstruction:measure_reconstruction",
+        ("reconstruct",),
+        default=lambda subject: "mse",
+    ),
+    r"psnr(_per_image)?": Protocol(
+        "psnr",
+        f"{_HERE}.reconstruction:measure_reconstruction",
+        ("reconstruct",),
+        _lacks_range,
+        lambda subject: "psnr",
+    ),
+    r"(?P<measure>psnr(_per_image)?)_noise(?P<sigma>\d+(\.\d+)?|\.\d+)": Protocol(
+        "psnr_noise0.5",
+        f"{_HERE}.reconstruction:measure_denoising",
+        ("reconstruct",),
+        _lacks_range,
+    ),
+    r"elbo": Protocol(
+        "elbo", f"{_HERE}.likelihood:measure_elbo", ("evidence",), default=lambda subject: "elbo"
+    ),
+    r"nll(_k(?P<samples>[1-9]\d*))?(_n(?P<count>[1-9]\d*))?": Protocol(
+        "nll_k5000",
+        f"{_HERE}.likelihood:measure_nll",
+        ("log_likelihood",),
+        default=_quick_nll,
+    ),
+    r"active_units": Protocol(
+        "active_units",
+        f"{_HERE}.likelihood:measure_active_units",
+        ("encode", "evidence"),
+        default=lambda subject: "active_units",
+    ),
+    r"linear_probe": Protocol(
+        "linear_probe",
+        f"{_HERE}.representation:measure_probe",
+        ("encode",),
+        _lacks_classes,
+        lambda subject: "linear_probe",
+    ),
+    r"knn": Protocol(
+        "knn",
+        f"{_HERE}.representation:measure_knn",
+        ("encode",),
+        _lacks_classes,
+        lambda subject: "knn",
+    ),
+    r"auroc": Protocol(
+        "auroc",
+        f"{_HERE}.anomaly:measure_auroc",
+        ("score",),
+        _not_one_class,
+        lambda subject: "auroc",
+    ),
+}

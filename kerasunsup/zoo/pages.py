@@ -1,0 +1,155 @@
+"""What the catalogue says of itself in Markdown: an entry's page and the README's results."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from kerasunsup.card import Card
+from kerasunsup.errors import InputError
+from kerasunsup.files import atomic_write
+from kerasunsup.recipe import Recipe
+
+BEGIN, END = "<!-- results -->", "<!-- /results -->"
+
+
+def entry_page(card: Card) -> str:
+    """The README.md of an entry."""
+    recipe = card.recipe
+    shape = "x".join(map(str, card.input.shape))
+    value_range = card.input.value_range
+    values = f" in [{value_range[0]:g}, {value_range[1]:g}]" if value_range else ""
+    rows = [
+        [
+            f"`{name}`",
+            measurement(metric.value, metric.std),
+            metric.protocol,
+            str(metric.n),
+            "; ".join(f"{who} {_number(value)}" for who, value in metric.baselines.items()),
+        ]
+        for name, metric in card.metrics.items()
+    ]
+    parts = [
+        f"# {card.name}",
+        recipe.description,
+        "![Originals, reconstructions, samples](preview.png)",
+        "```python\nfrom kerasunsup import zoo\n\n"
+        f'model = zoo.load("{card.name}")  # {", ".join(card.verbs)}\n```',
+        markdown_table(["metric", "value", "protocol", "n", "baselines"], rows),
+        "\n".join(
+            [
+                f"* Network: {network(recipe)}; {card.parameters:,} parameters.",
+                f"* Input: {shape} {card.input.dtype}{values}.",
+                f"* Data: {card.dataset}, sha256 `{card.data_fingerprint[:16]}…`.",
+                f"* Trained in {card.wall_time_s:.0f} s with seed {card.seed}, version "
+                f"{card.version}: {', '.join(f'{k} {v}' for k, v in card.versions.items())}.",
+                f"* Licence: {card.license}.",
+                *(f"* {reference}" for reference in recipe.references),
+            ]
+        ),
+        f"Train it again: `kerasunsup train {card.name}`.",
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def results_table(cards: Iterable[Card]) -> str:
+    """One Markdown table per data set: our entries, the baselines, published numbers."""
+    cards = sorted(cards, key=lambda card: card.name)
+    datasets = sorted({card.dataset for card in cards})
+    return "\n\n".join(
+        f"**{dataset}**\n\n" + _dataset_table([card for card in cards if card.dataset == dataset])
+        for dataset in datasets
+    )
+
+
+def _dataset_table(cards: Sequence[Card]) -> str:
+    metrics = list(dict.fromkeys(name for card in cards for name in card.metrics))
+    rows = []
+    for card in cards:
+        measured = {
+            name: measurement(metric.value, metric.std) for name, metric in card.metrics.items()
+        }
+        label = f"[{card.name}](zoo/{card.name})"
+        rows.append((label, network(card.recipe), f"{card.parameters:,}", measured))
+    for who, values in _baselines(cards).items():
+        rows.append((f"*{who}*", "baseline", "", values))
+    for number in dict.fromkeys(one for card in cards for one in card.recipe.published):
+        value = {number.metric: measurement(number.value, number.std)}
+        rows.append((f"{number.name}, {number.source}", "published", "", value))
+    return markdown_table(
+        ["entry", "network", "parameters", *metrics],
+        [[*row, *(values.get(name, "") for name in metrics)] for *row, values in rows],
+    )
+
+
+def _baselines(cards: Sequence[Card]) -> dict[str, dict[str, str]]:
+    """Row -> metric -> value; where entries differ in a value, each has a row of its own."""
+    by_name: dict[str, dict[str, dict[str, str]]] = {}
+    for card in cards:
+        for metric, measured in card.metrics.items():
+            for who, value in measured.baselines.items():
+                own = by_name.setdefault(who, {}).setdefault(card.name, {})
+                own[metric] = _number(value)
+    rows: dict[str, dict[str, str]] = {}
+    for who, entries in by_name.items():
+        merged: dict[str, str] = {}
+        for name, values in entries.items():
+            if any(merged.get(metric, value) != value for metric, value in values.items()):
+                rows[f"{who}, for {name}"] = values
+            else:
+                merged.update(values)
+        rows[who] = merged
+    return rows
+
+
+def network(recipe: Recipe) -> str:
+    """A few words on a recipe's networks: "gated dense 300-300, latent 40"."""
+    arguments = recipe.model.arguments
+    words = []
+    table = arguments.get("backbone")
+    if isinstance(table, dict):
+        sizes = [str(size) for key in ("filters", "units") for size in table.get(key, [])]
+        kind = str(table.get("builder", "")).removesuffix("_backbone")
+        gated = "gated " if table.get("gated") else ""
+        words.append(f"{gated}{kind} {'-'.join(sizes)}".strip())
+    if "latent_dim" in arguments:
+        words.append(f"latent {arguments['latent_dim']}")
+    return ", ".join(words)
+
+
+def update_readme(path: str | os.PathLike[str], cards: Iterable[Card]) -> None:
+    """Replaces the results between the marks of a README.
+
+    Raises:
+        InputError: The marks are not there.
+    """
+    path = Path(path)
+    before, _, after = split_readme(path)
+    atomic_write(path, f"{before}{BEGIN}\n{results_table(cards)}\n{END}{after}")
+
+
+def split_readme(path: str | os.PathLike[str]) -> tuple[str, str, str]:
+    """Text before the marks, the results between them, text after."""
+    text = Path(path).read_text(encoding="utf-8")
+    before, begin, rest = text.partition(BEGIN)
+    block, end, after = rest.partition(END)
+    if not begin or not end:
+        raise InputError(f"{path} must have the marks {BEGIN} and {END}. Received: none")
+    return before, block.strip("\n"), after
+
+
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table; an empty cell stays empty."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def measurement(value: float, std: float | None) -> str:
+    """A value with its spread: "228.70 ± 0.15"."""
+    return _number(value) if std is None else f"{_number(value)} ± {_number(std)}"
+
+
+def _number(value: float) -> str:
+    """Four significant digits, five from 100 on."""
+    return f"{value:.5g}" if abs(value) >= 100 else f"{value:.4g}"

@@ -1,0 +1,26 @@
+"""Set before TensorFlow starts: CPU only, two logical devices for the tests of replicas."""
+
+from __future__ import annotations
+
+import os
+import random
+
+os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+os.environ["MPLBACKEND"] = "agg"
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
+)
+
+
+@pytest.fixture(autouse=True)
+def seeds() -> None:
+    """Every test draws the same numbers, whichever ran before it."""
+    random.seed(0)
+    np.random.seed(0)
+    tf.random.set_seed(0)

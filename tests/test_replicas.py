@@ -1,0 +1,106 @@
+"""Law 1: N replicas train the weights of one, on the same global batches."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from kerasunsup import layers, networks
+from kerasunsup.models import VAE, Autoencoder
+from kerasunsup.replicas import Noise
+
+SHAPE = (8, 8, 1)
+
+
+@pytest.fixture(scope="module")
+def two_replicas():
+    devices = tf.config.list_logical_devices("CPU")
+    if len(devices) < 2:
+        pytest.skip("needs two logical CPU devices, see conftest.py")
+    return tf.distribute.MirroredStrategy(
+        ["CPU:0", "CPU:1"], cross_device_ops=tf.distribute.ReductionToOneDevice()
+    )
+
+
+def vae(**arguments):
+    return VAE(
+        networks.dense_backbone(SHAPE, [16]), networks.dense_decoder(4, SHAPE, [16]), 4, **arguments
+    )
+
+
+def autoencoder(**arguments):
+    return Autoencoder(
+        networks.dense_backbone(SHAPE, [16]), networks.dense_decoder(4, SHAPE, [16]), 4, **arguments
+    )
+
+
+CASES = {
+    "autoencoder": lambda: autoencoder(seed=1),
+    "denoising": lambda: autoencoder(seed=1, corruption=layers.GaussianCorruption(0.5, seed=2)),
+    "sparse": lambda: autoencoder(seed=1, sparsity=layers.KLSparsity(0.1)),
+    "contractive": lambda: autoencoder(seed=1, contractive=0.1),
+    "vae": lambda: vae(seed=1, binarization="dynamic"),
+    "importance-weighted": lambda: vae(seed=1, importance_samples=3),
+}
+
+
+def train(make, x, optimizer=None, **arguments):
+    keras.utils.set_random_seed(0)
+    model = make()
+    model.compile(optimizer or keras.optimizers.SGD(0.01), **arguments)
+    history = model.fit(x, batch_size=12, epochs=2, validation_data=x[:20], verbose=0)
+    return model, history.history
+
+
+def assert_equal(one, two):
+    (a, first), (b, second) = one, two
+    for p, q in zip(a.get_weights(), b.get_weights(), strict=True):
+        np.testing.assert_allclose(p, q, atol=1e-6)
+    for name, values in first.items():
+        np.testing.assert_allclose(values, second[name], rtol=1e-4, err_msg=name)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_replicas_train_the_weights_of_one(case, two_replicas):
+    # the last batch is a single row: one replica gets none
+    x = np.random.default_rng(0).random((37, *SHAPE), dtype="float32")
+    one = train(CASES[case], x)
+    with two_replicas.scope():
+        two = train(CASES[case], x)
+    assert_equal(one, two)
+
+
+def test_clipping_sees_the_global_gradient(two_replicas):
+    x = np.random.default_rng(0).random((43, *SHAPE), dtype="float32")
+    one = train(CASES["vae"], x, clip_norm=0.5)
+    with two_replicas.scope():
+        two = train(CASES["vae"], x, clip_norm=0.5)
+    assert_equal(one, two)
+    unclipped, _ = train(CASES["vae"], x)
+    assert np.abs(unclipped.get_weights()[0] - one[0].get_weights()[0]).max() > 1e-4
+
+
+def test_verbs_and_saving_work_after_replicated_training(two_replicas, tmp_path):
+    x = np.random.default_rng(0).random((24, *SHAPE), dtype="float32")
+    with two_replicas.scope():
+        model, _ = train(CASES["vae"], x)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    np.testing.assert_allclose(
+        loaded.encode(x)["latent"], model.encode(x)["latent"], rtol=1e-5, atol=1e-6
+    )
+    assert model.steps_done == loaded.steps_done == 4
+
+
+def test_noise_is_uniform_normal_and_by_position():
+    noise = Noise(7)
+    draws = np.asarray(noise.uniform(2000, (50,)))
+    assert 0 < draws.min() and draws.max() < 1
+    assert abs(draws.mean() - 0.5) < 5e-3 and abs(draws.var() - 1 / 12) < 1e-3
+    normal = np.asarray(noise.normal(2000, (50,)))
+    assert abs(normal.mean()) < 0.01 and abs(normal.std() - 1) < 0.01
+    fixed = [np.asarray(Noise(7).normal(n, (3,), training=False)) for n in (10, 4)]
+    np.testing.assert_array_equal(fixed[0][:4], fixed[1])
+    assert np.abs(np.asarray(noise.normal(5)) - np.asarray(noise.normal(5))).max() > 0

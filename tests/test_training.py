@@ -1,0 +1,211 @@
+"""Law 2: interrupted equals uninterrupted; refusals; what a run leaves behind."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import kerasunsup
+from kerasunsup import data as datasets
+from kerasunsup.callbacks import Checkpoint
+from kerasunsup.errors import InputError, TrainingError
+from kerasunsup.models import VAE
+from kerasunsup.training import choose_strategy, train
+
+RECIPE = {
+    "name": "tiny",
+    "family": "vae",
+    "data": {"name": "iris"},
+    "model": {
+        "class": "VAE",
+        "latent_dim": 2,
+        "likelihood": "gaussian",
+        "kl_warmup_steps": 20,
+        "backbone": {"builder": "dense_backbone", "units": [8]},
+        "decoder": {"builder": "dense_decoder", "units": [8]},
+    },
+    "compile": {"optimizer": {"name": "Adam", "learning_rate": 0.01, "schedule": "cosine"}},
+    "train": {"epochs": 6, "batch_size": 16, "seed": 3, "standardize": True, "patience": 50},
+    "evaluate": {"protocols": ["elbo"]},
+}
+
+
+def changed(**train_values):
+    return {**RECIPE, "train": {**RECIPE["train"], **train_values}}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    return train(RECIPE, tmp_path_factory.mktemp("whole") / "run", verbose=0)
+
+
+def assert_same_model(one, two):
+    for a, b in zip(one.variables, two.variables, strict=True):
+        np.testing.assert_array_equal(a, b, err_msg=a.path)
+    for a, b in zip(one.optimizer.variables, two.optimizer.variables, strict=True):
+        np.testing.assert_array_equal(a, b, err_msg=a.path)
+
+
+def test_a_run_leaves_a_model_a_history_and_a_saved_model(whole):
+    names = {path.name for path in whole.folder.iterdir()}
+    wanted = {"recipe.toml", "run.json", "history.csv", "model.keras", "saved_model", "tensorboard"}
+    assert names == wanted
+    with open(whole.folder / "history.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["epoch"]) for row in rows] == [1, 2, 3, 4, 5, 6]
+    assert [float(row["loss"]) for row in rows] == whole.history["loss"]
+    assert json.loads((whole.folder / "run.json").read_text())["steps"] == 6 * 6
+    served = tf.saved_model.load(str(whole.folder / "saved_model" / "1"))
+    assert set(served.signatures) == {*whole.model.verbs, "serving_default"}
+    loaded = keras.saving.load_model(whole.folder / "model.keras")
+    assert_same_model(whole.model, loaded)
+
+
+def test_the_seed_alone_decides(whole, tmp_path):
+    assert_same_model(whole.model, train(RECIPE, tmp_path / "again", verbose=0).model)
+    other = train(changed(seed=4), tmp_path / "other", verbose=0)
+    assert other.history["loss"] != whole.history["loss"]
+
+
+@pytest.mark.parametrize("after", [1, 4])
+def test_interrupted_equals_uninterrupted(after, whole, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    finished = Checkpoint.on_epoch_end
+
+    def interrupt(self, epoch, logs=None):
+        finished(self, epoch, logs)
+        if epoch + 1 == after:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoint, "on_epoch_end", interrupt)
+        with pytest.raises(TrainingError, match="--resume"):
+            train(RECIPE, run, verbose=0)
+    assert not (run / "model.keras").exists()
+    resumed = train(RECIPE, run, resume=True, verbose=0)
+    assert_same_model(whole.model, resumed.model)
+    assert resumed.history == whole.history
+    assert resumed.model.steps_done == 36
+
+
+def test_early_stopping_keeps_the_best_weights_and_survives_an_interruption(tmp_path, monkeypatch):
+    recipe = changed(epochs=60, patience=3)
+    recipe["compile"] = {"optimizer": {"name": "SGD", "learning_rate": 0.05}}
+    straight = train(recipe, tmp_path / "straight", verbose=0)
+    losses = straight.history["val_loss"]
+    assert len(losses) < 60
+    data = datasets.load("iris")
+    assert straight.model.evaluate(data.validation, batch_size=16, verbose=0)[0] == pytest.approx(
+        min(losses), rel=1e-4
+    )
+    finished = Checkpoint.on_epoch_end
+
+    def interrupt(self, epoch, logs=None):
+        finished(self, epoch, logs)
+        if epoch + 2 == len(losses):
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoint, "on_epoch_end", interrupt)
+        with pytest.raises(TrainingError):
+            train(recipe, tmp_path / "broken", verbose=0)
+    resumed = train(recipe, tmp_path / "broken", resume=True, verbose=0)
+    assert resumed.history == straight.history
+    for a, b in zip(straight.model.get_weights(), resumed.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_folders_with_a_run_are_not_overwritten(whole):
+    with pytest.raises(InputError, match="--reset"):
+        train(RECIPE, whole.folder, verbose=0)
+    with pytest.raises(InputError, match=r"train\.seed"):
+        train(changed(seed=9), whole.folder, resume=True, verbose=0)
+    with pytest.raises(InputError, match="finished"):
+        train(RECIPE, whole.folder, resume=True, verbose=0)
+
+
+def test_nothing_to_resume(tmp_path):
+    with pytest.raises(InputError, match="Nothing to resume"):
+        train(RECIPE, tmp_path / "none", resume=True)
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(tmp_path, monkeypatch):
+    losses = VAE.losses
+
+    def explode(self, x, training):
+        terms = losses(self, x, training)
+        bad = tf.where(self.optimizer.iterations >= 20, np.nan, 0.0) if training else 0.0
+        return {**terms, "loss": terms["loss"] + bad}
+
+    monkeypatch.setattr(VAE, "losses", explode)
+    with pytest.raises(TrainingError, match=r"not finite.*epoch 4.*after epoch 3.*checkpoint"):
+        train(RECIPE, tmp_path / "run", verbose=0)
+    kept = keras.saving.load_model(tmp_path / "run" / "checkpoint" / "model.keras")
+    assert all(np.isfinite(weight).all() for weight in kept.trainable_weights)
+    assert kept.optimizer.iterations.numpy() == 18
+
+
+def test_large_sets_stream(tmp_path, monkeypatch):
+    data = datasets.load("iris")
+    stream = {
+        name: tf.data.Dataset.from_tensor_slices(getattr(data, name))
+        for name in ("train", "validation", "test")
+    }
+    import dataclasses
+
+    monkeypatch.setattr(datasets, "load", lambda *_, **__: dataclasses.replace(data, **stream))
+    first = train(RECIPE, tmp_path / "one", verbose=0)
+    again = train(RECIPE, tmp_path / "two", verbose=0)
+    assert_same_model(first.model, again.model)
+    assert first.model.steps_done == 36
+
+
+def test_strategies_are_chosen_by_name():
+    assert choose_strategy("auto").num_replicas_in_sync == 1
+    assert choose_strategy("none") is tf.distribute.get_strategy()
+    with pytest.raises(InputError, match="mirrored"):
+        choose_strategy("miror")
+
+
+@pytest.mark.slow
+def test_kill_minus_nine_at_random_moments(tmp_path):
+    recipe = changed(epochs=40)
+    straight = train(recipe, tmp_path / "straight", verbose=0)
+    code = (
+        "import json, sys; from kerasunsup import train; "
+        "train(json.loads(sys.argv[1]), sys.argv[2], resume=len(sys.argv) > 3, verbose=0)"
+    )
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    rng, run, resume, kills = np.random.default_rng(0), tmp_path / "run", [], 0
+    while not (run / "run.json").exists():
+        command = [sys.executable, "-c", code, json.dumps(recipe), str(run), *resume]
+        process = subprocess.Popen(command, env=environment, cwd=tmp_path)
+        if kills < 3:
+            seen = (run / "checkpoint").stat().st_mtime if (run / "checkpoint").exists() else 0
+            while process.poll() is None and not (
+                (run / "checkpoint" / "state.json").exists()
+                and (run / "checkpoint").stat().st_mtime > seen
+            ):
+                time.sleep(0.01)
+            time.sleep(rng.uniform(0, 0.3))
+            process.send_signal(signal.SIGKILL)
+            kills += 1
+        process.wait()
+        resume = ["--resume"]
+        assert kills or process.returncode == 0
+    loaded = keras.saving.load_model(run / "model.keras")
+    assert_same_model(straight.model, loaded)
+
+
+def test_public_names():
+    assert kerasunsup.train is train
