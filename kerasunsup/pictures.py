@@ -15,11 +15,10 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
-from PIL import Image
 
-from kerasunsup.checks import check_array
 from kerasunsup.errors import InputError
 from kerasunsup.files import atomic_file
+from kerasunsup.mosaic import as_image, as_pixels, tile
 
 if TYPE_CHECKING:
     from kerasunsup.data import Dataset
@@ -29,7 +28,6 @@ SAMPLE_ROWS = 3
 LARGEST_MAP = 5000
 LARGEST_LEGEND = 10
 STRIP, TITLE, MARGIN = 6.0, 0.42, 0.12  # inches: a block's width, the room for titles, borders
-GAP = 2  # pixels between the images of a grid
 PALETTE = (  # Okabe & Ito's and Tol's: told apart with colour-blind eyes too
     "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9",
     "#d55e00", "#332288", "#b8a200", "#882255", "#777777",
@@ -93,40 +91,8 @@ def grid(images: Any, path: str | Path) -> Path:
     """
     pixels = as_pixels(images)
     columns = math.ceil(math.sqrt(len(pixels)))
-    return save_png(tile(pixels, columns), path)
-
-
-def as_pixels(images: Any) -> np.ndarray:
-    """Floats in [0, 1] or uint8 `(n, height, width, channels)` -> uint8, channels 1, 3 or 4.
-
-    Raises:
-        InputError: Not images.
-    """
-    array = check_array(images, value_range=(0.0, 1.0), name="images")
-    if array.ndim != 4 or array.shape[-1] not in (1, 3, 4):
-        raise InputError(
-            "Pictures need images (n, height, width, channels) with 1, 3 or 4 channels. "
-            f"Received: {array.shape}"
-        )
-    return array if array.dtype == np.uint8 else np.rint(array * 255.0).astype("uint8")
-
-
-def tile(pixels: np.ndarray, columns: int) -> np.ndarray:
-    """uint8 `(n, height, width, channels)` -> one image, white between and after the last."""
-    n, height, width, channels = pixels.shape
-    rows = math.ceil(n / columns)
-    shape = (rows * (height + GAP) - GAP, columns * (width + GAP) - GAP, channels)
-    canvas = np.full(shape, 255, "uint8")
-    for i, image in enumerate(pixels):
-        top, left = i // columns * (height + GAP), i % columns * (width + GAP)
-        canvas[top : top + height, left : left + width] = image
-    return canvas
-
-
-def save_png(pixels: np.ndarray, path: str | Path) -> Path:
-    """Writes uint8 `(height, width, channels)` as a PNG, atomically."""
     with atomic_file(path) as temporary:
-        Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(temporary, "PNG")
+        as_image(tile(pixels, columns)).save(temporary, "PNG")
     return Path(path)
 
 
@@ -247,35 +213,30 @@ def _draw_map(
     if latent.shape[1] > 2:
         center, directions = _plane(latent)
         latent = (latent - center) @ directions
-        names = ("principal component 1", "principal component 2")
+        axes = ("principal component 1", "principal component 2")
     else:
         latent = np.pad(latent, ((0, 0), (0, 2 - latent.shape[1])))
-        names = ("latent 0", "latent 1")
+        axes = ("latent 0", "latent 1")
     axis.set_title("Latents of the test set", loc="left")
-    axis.set_xlabel(names[0])
-    axis.set_ylabel(names[1])
+    axis.set_xlabel(axes[0])
+    axis.set_ylabel(axes[1])
     size = float(np.clip(5000 / len(latent), 4, 18))
-    style = {"s": size, "alpha": 0.75, "linewidths": 0}
-    classes = [] if labels is None else np.unique(labels)
-    if not len(classes):
+    style: dict[str, Any] = {"s": size, "alpha": 0.75, "linewidths": 0}
+    if labels is None:
         axis.scatter(*latent.T, color=PALETTE[0], **style)
-    elif len(classes) > LARGEST_LEGEND:
-        points = axis.scatter(*latent.T, c=labels, cmap="turbo", **style)
+        return
+    classes = np.unique(labels)
+    if len(classes) > LARGEST_LEGEND:
+        points = axis.scatter(latent[:, 0], latent[:, 1], c=labels, cmap="turbo", **style)
         axis.figure.colorbar(points, ax=axis, label="class")
-    else:
-        colours = ListedColormap(PALETTE[: len(classes)])
-        positions = np.searchsorted(classes, labels)
-        points = axis.scatter(*latent.T, c=positions, cmap=colours, **style)
-        handles, _ = points.legend_elements(num=list(range(len(classes))), alpha=1.0)
-        texts = [class_names[c] if c < len(class_names) else str(c) for c in classes]
-        axis.legend(
-            handles,
-            texts,
-            loc="center left",
-            bbox_to_anchor=(1.01, 0.5),
-            frameon=False,
-            handletextpad=0.1,
-        )
+        return
+    positions = np.searchsorted(classes, labels)
+    colours = ListedColormap(PALETTE[: len(classes)])
+    points = axis.scatter(latent[:, 0], latent[:, 1], c=positions, cmap=colours, **style)
+    handles, _ = points.legend_elements(num=list(range(len(classes))), alpha=1.0)
+    names = [class_names[c] if c < len(class_names) else str(c) for c in classes]
+    style = {"frameon": False, "handletextpad": 0.1}
+    axis.legend(handles, names, loc="center left", bbox_to_anchor=(1.01, 0.5), **style)
 
 
 def _new_figure(width: float, height: float, layout: Any = None) -> Figure:

@@ -44,7 +44,7 @@ RECIPE = Recipe.load(
     }
 )
 METRICS = {
-    "nll_k500": Metric(230.25, 0.5, "K=500, test", 359, {"full_gaussian": 301.2}),
+    "nll_k500": Metric(230.25, 0.5, "K=500, log p(x|z)", 359, {"full_gaussian": 301.2}),
     "mse": Metric(0.0123, None, "test, pixels in [0, 1]", 359, {"pca": 0.02}),
 }
 
@@ -403,7 +403,9 @@ def test_publish(shipped: Path) -> None:
         "recipe.toml",
     ]
     page = (shipped / "zoo/tiny_vae/README.md").read_text()
-    assert "| `nll_k500` | 230.25 ± 0.5 | K=500, test | 359 | full_gaussian 301.2 |" in page
+    assert (
+        "| `nll_k500` | 230.25 ± 0.50 | K=500, log p(x\\|z) | 359 | full_gaussian 301.2 |" in page
+    )
     assert "gated dense 8, latent 2" in page
 
 
@@ -417,6 +419,17 @@ def test_a_new_version_replaces_the_old_one(shipped: Path, run: Path) -> None:
     assert zoo.saved_model("tiny_vae") == shipped / "saved_models/tiny_vae/2"
     assert [path.name for path in (shipped / "saved_models/tiny_vae").iterdir()] == ["2"]
     assert zoo.verify() == ["tiny_vae"]
+
+
+def test_publish_keeps_the_comments_of_an_equal_recipe(shipped: Path, run: Path) -> None:
+    path = shipped / "zoo/tiny_vae/recipe.toml"
+    commented = "# why\n" + path.read_text()
+    path.write_text(commented)
+    catalogue.publish(run)
+    assert path.read_text() == commented
+    path.write_text(commented.replace("learning_rate = 0.5", "learning_rate = 0.25"))
+    catalogue.publish(run)
+    assert path.read_text() == RECIPE.to_toml()
 
 
 def test_publish_refuses(empty_zoo: Path, run: Path) -> None:
@@ -448,12 +461,12 @@ def test_results_table(shipped: Path) -> None:
         "| entry | network | parameters | nll_k500 | mse |",
         "| --- | --- | --- | --- | --- |",
         f"| [tiny_vae](zoo/tiny_vae) | gated dense 8, latent 2 | {one.parameters:,} "
-        "| 230.25 ± 0.5 | 0.0123 |",
+        "| 230.25 ± 0.50 | 0.0123 |",
         f"| [wide_vae](zoo/wide_vae) | gated dense 8, latent 4 | {one.parameters:,} |  | 0.01 |",
         "| *full_gaussian* | baseline |  | 301.2 |  |",
         "| *pca, for wide_vae* | baseline |  |  | 0.015 |",
         "| *pca* | baseline |  |  | 0.02 |",
-        "| Theirs, [1] | published |  | 228.7 ± 0.15 |  |",
+        "| Theirs, [1] | published |  | 228.70 ± 0.15 |  |",
     ]
 
 

@@ -8,7 +8,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console
 from rich.table import Table
@@ -67,9 +67,10 @@ def print_metrics(
 
 
 @contextlib.contextmanager
-def busy(what: str) -> Iterator[None]:
+def busy(what: str, stream: TextIO | None = None) -> Iterator[None]:
     """Shows a spinner on a terminal while the block runs."""
-    with new_console(stderr=True).status(what):
+    console = Console(file=stream or sys.stderr)
+    with console.status(what) if console.is_terminal else contextlib.nullcontext():
         yield
 
 
@@ -85,7 +86,7 @@ def load_tensorflow() -> None:
     with os.fdopen(os.dup(2), "w") as terminal, tempfile.TemporaryFile() as hidden:
         try:
             os.dup2(hidden.fileno(), 2)
-            with Console(file=terminal).status("Loading TensorFlow…"):
+            with busy("Loading TensorFlow…", terminal):
                 import tensorflow as tf
             tf.get_logger().setLevel("ERROR")
         except Exception:

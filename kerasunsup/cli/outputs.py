@@ -62,7 +62,7 @@ def write(outputs: dict[str, np.ndarray], path: Path) -> None:
     """
     import numpy as np
 
-    from kerasunsup import pictures
+    from kerasunsup import mosaic, pictures
 
     first = next(iter(outputs.values()))
     match path.suffix.lower():
@@ -71,18 +71,18 @@ def write(outputs: dict[str, np.ndarray], path: Path) -> None:
                 np.save(temporary, first)
         case ".npz":
             with atomic_file(path) as temporary:
-                np.savez_compressed(temporary, **outputs)
+                np.savez_compressed(temporary, allow_pickle=False, **outputs)
         case ".csv":
             with atomic_file(path) as temporary, open(temporary, "w", newline="") as file:
                 csv.writer(file, lineterminator="\n").writerows(_rows(outputs))
         case ".png":
             pictures.grid(_clipped(first), path)
         case _:
-            pixels = pictures.as_pixels(_clipped(first))
+            pixels = mosaic.as_pixels(_clipped(first))
             digits = len(str(len(pixels) - 1))
             with atomic_folder(path) as folder:
                 for i, image in enumerate(pixels):
-                    pictures.save_png(image, folder / f"{i:0{digits}}.png")
+                    mosaic.as_image(image).save(folder / f"{i:0{digits}}.png")
 
 
 def _rows(outputs: dict[str, np.ndarray]) -> list[list[str]]:

@@ -64,6 +64,11 @@ def evaluate(source: Source) -> None:
 
     if not is_entry(source):
         folder = Path(source).expanduser()
+        if not (folder / "run.json").is_file():
+            raise InputError(
+                "Expected an entry's name, or the folder of a finished run (recipe.toml and "
+                f"run.json inside). Received: {source}"
+            )
         print_card(measure(folder), folder)
         return
     recipe, card, folder = zoo.recipe(source), zoo.card(source), zoo.saved_model(source)
@@ -72,7 +77,7 @@ def evaluate(source: Source) -> None:
     from kerasunsup.evaluation import evaluate as measure_again
 
     measured = measure_again(
-        served, data.load(recipe.data.name, **recipe.data.options), card.metrics
+        served, data.load(recipe.data.name, **recipe.data.options), list(card.metrics)
     )
     print_metrics(measured, card.metrics)
 

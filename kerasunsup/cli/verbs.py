@@ -24,7 +24,14 @@ INPUT_VERBS = {
     "reconstruct": "Examples to their reconstructions.",
     "score": "Examples to anomaly scores: higher is stranger.",
 }
-PICTURED = ("decode", "reconstruct", "generate")
+OUTPUTS = {  # in this order: a SavedModel does not keep one
+    "encode": ("latent", "log_variance"),
+    "decode": ("reconstruction",),
+    "reconstruct": ("reconstruction",),
+    "generate": ("samples",),
+    "score": ("score", "probability", "is_anomaly"),
+}
+PICTURES = ("reconstruction", "samples")
 CHUNK = 4096
 
 Source = Annotated[
@@ -60,8 +67,10 @@ def command(verb: str) -> Callable[..., None]:
 
         chunks = [x[start : start + CHUNK] for start in range(0, len(x), CHUNK)]
         console = new_console(stderr=True)
-        parts = [bound(c) for c in track(chunks, verb, console=console, transient=True)]
-        _finish({name: [part[name] for part in parts] for name in parts[0]}, out)
+        shown = track(
+            chunks, verb, console=console, transient=True, disable=not console.is_terminal
+        )
+        _finish(verb, [bound(chunk) for chunk in shown], out)
 
     run.__doc__ = INPUT_VERBS[verb]
     return run
@@ -86,23 +95,25 @@ def generate(
     _check_picture(model, "generate", out)
     with busy(f"Drawing {count} samples"):
         samples = bound(count, seed)
-    _finish({name: [value] for name, value in samples.items()}, out)
+    _finish("generate", [samples], out)
 
 
 def _check_picture(model: ServedModel, verb: str, out: Path) -> None:
-    shape = model.model.input_shape[1:]
-    if outputs.is_picture(out) and (verb not in PICTURED or len(shape) != 3):
-        what = f"examples of shape {shape}" if verb in PICTURED else f"the outputs of `{verb}`"
+    shape, pictured = model.model.input_shape[1:], OUTPUTS[verb][0] in PICTURES
+    if outputs.is_picture(out) and not (pictured and len(shape) == 3):
+        what = f"examples of shape {shape}" if pictured else f"the outputs of `{verb}`"
         raise InputError(
             "Pictures are made of images only: write .npy, .npz or .csv. "
             f"Received: {out} for {what}"
         )
 
 
-def _finish(parts: dict[str, list[np.ndarray]], out: Path) -> None:
+def _finish(verb: str, parts: list[dict[str, np.ndarray]], out: Path) -> None:
     import numpy as np
 
-    results = {name: np.concatenate(arrays) for name, arrays in parts.items()}
+    names = [name for name in OUTPUTS[verb] if name in parts[0]]
+    names += sorted(set(parts[0]) - set(names))
+    results = {name: np.concatenate([part[name] for part in parts]) for name in names}
     outputs.write(results, out)
     shapes = ", ".join(f"{name} {value.shape}" for name, value in results.items())
     print(f"Wrote {out}: {shapes}")

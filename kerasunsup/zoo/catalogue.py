@@ -32,7 +32,8 @@ def cards() -> list[Card]:
 def publish(run: str | os.PathLike[str]) -> Path:
     """Copies a finished run into the catalogue; the older version of the entry goes.
 
-    Whenever it is interrupted, the catalogue has the entry's old state or its new one.
+    Whenever it is interrupted, the catalogue has the entry's old state or its new one. A
+    recipe.toml that is already there and says the same keeps its comments.
 
     Args:
         run: Folder with recipe.toml, card.json, preview.png and saved_model/<version>/.
@@ -50,7 +51,8 @@ def publish(run: str | os.PathLike[str]) -> Path:
         if not (run / name).is_file():
             raise InputError(f"A finished run must have {name}. Received: {run}")
     card = Card.read(run / "card.json")
-    changed = card.recipe.differences(Recipe.load(run))
+    recipe = Recipe.load(run)
+    changed = card.recipe.differences(recipe)
     if changed:
         raise InputError(
             f"{run}/card.json was measured with another recipe: evaluate the run again. "
@@ -62,8 +64,10 @@ def publish(run: str | os.PathLike[str]) -> Path:
     with atomic_folder(versions / str(card.version)) as folder:
         shutil.copytree(model, folder, dirs_exist_ok=True)
     with atomic_folder(entry) as folder:
-        for name in ("recipe.toml", "card.json", "preview.png"):
+        for name in ("card.json", "preview.png"):
             shutil.copyfile(run / name, folder / name)
+        kept = (entry / "recipe.toml").is_file() and Recipe.load(entry) == recipe
+        shutil.copyfile((entry if kept else run) / "recipe.toml", folder / "recipe.toml")
         (folder / "README.md").write_text(entry_page(card), encoding="utf-8")
     for old in versions.iterdir():
         if old.name != str(card.version):

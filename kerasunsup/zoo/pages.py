@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -126,7 +127,7 @@ def update_readme(path: str | os.PathLike[str], cards: Iterable[Card]) -> None:
     """
     path = Path(path)
     before, _, after = split_readme(path)
-    atomic_write(path, f"{before}{BEGIN}\n{results_table(cards)}\n{END}{after}")
+    atomic_write(path, f"{before}{BEGIN}\n\n{results_table(cards)}\n\n{END}{after}")
 
 
 def split_readme(path: str | os.PathLike[str]) -> tuple[str, str, str]:
@@ -141,13 +142,17 @@ def split_readme(path: str | os.PathLike[str]) -> tuple[str, str, str]:
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A Markdown table; an empty cell stays empty."""
-    lines = [header, ["---"] * len(header), *rows]
+    cells = [[cell.replace("|", "\\|") for cell in row] for row in rows]
+    lines = [header, ["---"] * len(header), *cells]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def measurement(value: float, std: float | None) -> str:
-    """A value with its spread: "228.70 ± 0.15"."""
-    return _number(value) if std is None else f"{_number(value)} ± {_number(std)}"
+    """A value, to the second digit of its spread: "228.70 ± 0.15"."""
+    if not std or not math.isfinite(std):
+        return _number(value)
+    decimals = max(0, 1 - math.floor(math.log10(std)))
+    return f"{value:.{decimals}f} ± {std:.{decimals}f}"
 
 
 def _number(value: float) -> str:
