@@ -1,7 +1,7 @@
 """Recipe -> trained run: a folder with the model, its history, pictures and the SavedModel.
 
-    RUN/recipe.toml  run.json  history.csv  model.keras  saved_model/<version>/  samples/
-        tensorboard/  checkpoint/ (while training)
+RUN/recipe.toml  run.json  history.csv  model.keras  saved_model/<version>/  samples/
+    tensorboard/  checkpoint/ (while training)
 """
 
 from __future__ import annotations
@@ -241,5 +241,3 @@ def _describe_run(
         "replicas": strategy.num_replicas_in_sync,
     }
     atomic_write(folder / "run.json", json.dumps(facts, indent=2) + "\n")
-
-

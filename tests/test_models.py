@@ -167,9 +167,7 @@ def test_every_example_is_seen_once_an_epoch(x):
             return terms
 
     seen: list[np.ndarray] = []
-    model = Recorder(
-        networks.dense_backbone(SHAPE, [4]), networks.dense_decoder(4, SHAPE, [4]), 4
-    )
+    model = Recorder(networks.dense_backbone(SHAPE, [4]), networks.dense_decoder(4, SHAPE, [4]), 4)
     model.compile("sgd", run_eagerly=True)
     model.fit(x, batch_size=16, epochs=2, verbose=0)
     first, second = np.concatenate(seen[:6]), np.concatenate(seen[6:])
@@ -202,7 +200,9 @@ def test_bad_arrays_are_refused_with_the_remedy(bad, message):
 def test_generate_depends_on_seed_and_index_alone(x):
     model = make_vae()
     ten = model.generate(10, seed=3)["samples"]
-    np.testing.assert_allclose(model.generate(4, seed=3, batch_size=3)["samples"], ten[:4], atol=1e-6)
+    np.testing.assert_allclose(
+        model.generate(4, seed=3, batch_size=3)["samples"], ten[:4], atol=1e-6
+    )
     assert np.abs(model.generate(10, seed=4)["samples"] - ten).max() > 1e-3
     for count, seed in ((0, 0), (-1, 0), (2.5, 0), (3, -1), (3, 2**31)):
         with pytest.raises(InputError, match="Received"):
@@ -235,9 +235,7 @@ def test_compile_refuses_what_would_be_wrong():
         (make_gaussian_vae, {"sigma": 0.1}),
     ],
 )
-def test_every_loss_argument_changes_the_gradient_and_survives_saving(
-    make, arguments, x, tmp_path
-):
+def test_every_loss_argument_changes_the_gradient_and_survives_saving(make, arguments, x, tmp_path):
     gradients = []
     for given in ({}, arguments):
         keras.utils.set_random_seed(0)

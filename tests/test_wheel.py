@@ -78,7 +78,7 @@ import numpy as np
 from kerasunsup import zoo
 
 assert "site-packages" in zoo.__file__, zoo.__file__
-for name in zoo.list_models():
+for name in zoo.verify():
     spec = zoo.card(name).input
     model = zoo.load(name)
     low, high = spec.value_range or (0.0, 1.0)

@@ -99,7 +99,7 @@ class Autoencoder(UnsupervisedModel):
         self.encoder = keras.Model(x, latent, name="encoder")
         self.check_decoder(decoder)
         self.anomaly = AnomalyThreshold(name="anomaly")
-        self.density = None
+        self.density: GaussianMixture | None = None
         if density_components:
             self.density = GaussianMixture(density_components, latent_dim, name="density")
         self.build()
@@ -190,6 +190,7 @@ class Autoencoder(UnsupervisedModel):
     @verb
     def generate(self, seed: Any) -> dict[str, Any]:
         """(count, seed) -> `samples`: decoded draws of the fitted Gaussian mixture."""
+        assert self.density is not None  # `verbs` and `check_ready` see to it
         return {"samples": self.postprocess(self._decode(self.density(seed)))}
 
     @verb

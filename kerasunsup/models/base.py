@@ -250,7 +250,7 @@ class UnsupervisedModel(keras.Model):
 
     # Fit: arrays stay in memory as they are, batches are gathered in the graph
 
-    def fit(  # type: ignore[override]
+    def fit(
         self,
         x: Any = None,
         y: Any = None,
@@ -293,7 +293,7 @@ class UnsupervisedModel(keras.Model):
             x = plan.indices(self.seed if shuffle else None, first_epoch, epochs - initial_epoch)
             batch_size = None
             kwargs.setdefault("validation_batch_size", plan.batch_size)
-        self.train_function = None
+        self.train_function: Callable[[Any], Any] | None = None
         try:
             return super().fit(
                 x,
@@ -332,7 +332,7 @@ class UnsupervisedModel(keras.Model):
         if key not in self._train_functions:
             self._train_functions[key] = resident.train_function(self, self._plan)
         compiled, data = self._train_functions[key], self._resident_data
-        self.train_function: Callable[[Any], Any] | None = lambda iterator: compiled(iterator, data)
+        self.train_function = lambda iterator: compiled(iterator, data)
         return self.train_function
 
     def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:

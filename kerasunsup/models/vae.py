@@ -309,9 +309,7 @@ class VAE(UnsupervisedModel):
         flat = ops.reshape(z, (-1, self.latent_dim))
         log_likelihood = self.log_p_x_given_z(ops.repeat(x, k, axis=0), flat)
         weights = (
-            ops.reshape(log_likelihood, (-1, k))
-            + log_normal(z)
-            - log_normal(z, mean, log_variance)
+            ops.reshape(log_likelihood, (-1, k)) + log_normal(z) - log_normal(z, mean, log_variance)
         )
         return self.anomaly(-log_mean_exp(weights))
 

@@ -68,9 +68,7 @@ class verb:  # a decorator, named like one
 class BoundVerb:
     """A verb of one model: call it with arrays or a tf.data.Dataset of batches."""
 
-    def __init__(
-        self, definition: verb, model: UnsupervisedModel, run: Run | None = None
-    ) -> None:
+    def __init__(self, definition: verb, model: UnsupervisedModel, run: Run | None = None) -> None:
         self.definition = definition
         self.model = model
         self.run = run

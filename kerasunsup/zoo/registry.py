@@ -189,7 +189,7 @@ def register(recipe: Recipe | Mapping[str, Any] | str | os.PathLike[str]) -> str
     """
     entry = _read_entry(recipe)
     name = entry.recipe.name
-    if _shipped_folder(name).is_dir():
+    if (_shipped_folder(name) / "card.json").is_file():
         raise InputError(
             "A recipe cannot take the name of a shipped entry: give it another `name`. "
             f"Received: {name!r}"
@@ -226,7 +226,7 @@ def verify(name: str | None = None) -> list[str]:
 def _entries() -> dict[str, Entry]:
     folders = sorted(path.parent for path in (catalogue.root() / "zoo").glob("*/recipe.toml"))
     shipped = {folder.name: _shipped(folder) for folder in folders}
-    return {**_plugins(), **_registered, **shipped}
+    return {**_plugins(), **shipped, **_registered}
 
 
 def _entry(name: str) -> Entry:
