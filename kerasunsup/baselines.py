@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kerasunsup.errors import OutputError
 from kerasunsup.examples import features, labelled, split_batches
 from kerasunsup.files import atomic_write
 from kerasunsup.metrics import reconstruction
@@ -72,7 +71,7 @@ def cached(data: Dataset, key: str, compute: Callable[[], dict[str, float]]) -> 
         "versions": {name: version(name) for name in ("numpy", "scipy", "scikit-learn")},
     }
     content = {**_read(path), key: entry}
-    with contextlib.suppress(OutputError):
+    with contextlib.suppress(OSError):
         atomic_write(path, json.dumps(content, indent=1, sort_keys=True) + "\n")
     return values
 

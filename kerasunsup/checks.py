@@ -42,9 +42,7 @@ def check_array(
             f"`{name}` must be numeric (float32 or uint8). Received: dtype {array.dtype}"
         )
     if array.ndim == 0 or array.size == 0:
-        raise InputError(
-            f"`{name}` must hold at least one example. Received: shape {array.shape}"
-        )
+        raise InputError(f"`{name}` must hold at least one example. Received: shape {array.shape}")
     if shape is not None and not _fits(array.shape[1:], shape):
         raise InputError(
             f"`{name}` must have shape {_describe(('batch', *shape))}. "

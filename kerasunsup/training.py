@@ -60,7 +60,7 @@ def train(
     that it would have had (bit for bit on CPU).
 
     Args:
-        recipe: A Recipe, its path, a dict, or the name of an entry.
+        recipe: A Recipe, its path or a dict; `zoo.recipe(name)` is that of an entry.
         out: Folder of the run; `runs/<name>` when None.
         strategy: "auto", "none", "mirrored", "multiworker" or a tf.distribute.Strategy. "auto" is
             multi-worker where TF_CONFIG is set, mirrored where there are several GPUs.

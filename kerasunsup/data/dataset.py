@@ -69,7 +69,8 @@ class Dataset:
                 "One class can be singled out of labelled data only. "
                 f"Received: {self.name} with labels for {sorted(self.labels) or 'no split'}"
             )
-        labels, kept = dict(self.labels), {}
+        labels = dict(self.labels)
+        kept: dict[str, Any] = {}
         for split in ("train", "validation"):
             mask = labels[split] == k
             if not mask.any():

@@ -1,0 +1,261 @@
+"""The command line as a user meets it: one real training, then every command on what it left."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import kerasunsup
+from kerasunsup import data as datasets
+from kerasunsup import models, zoo
+from kerasunsup.cli import catalogue, main, verbs
+from kerasunsup.export import ServedModel
+from kerasunsup.models.verbs import VOCABULARY
+from kerasunsup.zoo import registry
+
+RECIPE = """
+name = "tiny"
+family = "vae"
+[data]
+name = "digits"
+[model]
+class = "VAE"
+latent_dim = 2
+backbone = { builder = "dense_backbone", units = [16] }
+decoder = { builder = "dense_decoder", units = [16] }
+[compile.optimizer]
+name = "Adam"
+learning_rate = 0.003
+[train]
+epochs = 50
+picture_every = 2
+[evaluate]
+protocols = ["mse", "elbo"]
+"""
+
+
+def environment(folder):
+    """A user's: nothing quiet, caches of their own, the package importable from anywhere."""
+    kept = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}
+    source = str(Path(kerasunsup.__file__).parents[1])
+    return {**kept, "PYTHONPATH": source, "XDG_CACHE_HOME": str(folder), "PYTHONUNBUFFERED": "1"}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """`kerasunsup train` in a process of its own: (run folder, what it printed)."""
+    folder = tmp_path_factory.mktemp("cli")
+    (folder / "my.toml").write_text(RECIPE)
+    command = [sys.executable, "-m", "kerasunsup", "train", "my.toml", "--set", "train.epochs=2"]
+    done = subprocess.run(
+        command, cwd=folder, env=environment(folder), capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    return folder / "runs" / "tiny", done.stdout
+
+
+@pytest.fixture
+def entry(trained, monkeypatch):
+    """The trained run, registered as the entry `tiny`."""
+    monkeypatch.setattr(registry, "_registered", {})
+    return zoo.register(trained[0])
+
+
+@pytest.fixture
+def call(tmp_path, monkeypatch, capsys):
+    """Runs a command in this process, in an empty folder; gives stdout."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+    def run(*arguments, code=0):
+        with pytest.raises(SystemExit) as stop:
+            main([str(argument) for argument in arguments])
+        out, err = capsys.readouterr()
+        assert stop.value.code == code, err
+        assert bool(err) == bool(code), err
+        return err if code else out
+
+    return run
+
+
+# Without TensorFlow
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["list"], ["show", "vae_digits"], ["train", "-h"]]
+)
+def test_light_commands_import_neither_tensorflow_nor_numpy(arguments, tmp_path):
+    command = [sys.executable, "-X", "importtime", "-m", "kerasunsup", *arguments]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True
+    )
+    assert done.returncode == 0
+    imported = set(re.findall(r"\| +([\w.]+)$", done.stderr, re.MULTILINE))
+    assert "typer" in imported
+    assert not imported & {"tensorflow", "keras", "numpy", "sklearn", "matplotlib"}
+
+
+def test_a_command_for_every_verb_that_a_family_has():
+    families = {
+        verb
+        for cls in (models.Autoencoder, models.VAE)
+        for verb in VOCABULARY
+        if hasattr(cls, verb)
+    }
+    assert {*verbs.INPUT_VERBS, "generate"} == families == set(verbs.OUTPUTS)
+
+
+# Runs
+
+
+def test_train_leaves_everything_and_says_where(trained):
+    run, printed = trained
+    for name in ("recipe.toml", "model.keras", "history.csv", "run.json", "card.json"):
+        assert (run / name).is_file()
+    assert "Epoch 2/2" in printed and re.search(r"^mse .*pca_2 ", printed, re.MULTILINE)
+    for place in ("saved_model/1", "preview.png", "card.json"):
+        assert f"runs/tiny/{place}" in printed
+    for picture in ("preview.png", "samples/epoch_002.png"):
+        with Image.open(run / picture) as image:
+            image.load()
+    card = zoo.Card.read(run / "card.json")
+    assert card.recipe.train.epochs == 2
+    assert card.sha256.keys() >= {"saved_model.pb", "assets.extra/model.keras"}
+    assert card.calibration["anomaly_threshold"] > 0
+    assert card.input.shape == (8, 8, 1) and card.input.value_range == (0, 1)
+    assert card.data_fingerprint == datasets.load("digits").fingerprint
+
+
+def test_evaluate_measures_a_run_again(trained, call):
+    before = (trained[0] / "card.json").read_text()
+    (trained[0] / "card.json").unlink()
+    assert "pca_2" in call("evaluate", trained[0])
+    assert (trained[0] / "card.json").read_text() == before
+
+
+def test_evaluate_compares_an_entry_with_its_card(entry, call):
+    printed = call("evaluate", entry)
+    assert printed.split()[:4] == ["metric", "measured", "card", "baselines"]
+    row = next(line.split() for line in printed.splitlines() if line.startswith("mse"))
+    assert row[1] == row[2]
+
+
+def test_export_makes_the_same_saved_model(trained, call, tmp_path):
+    assert "encode" in call("export", trained[0], "-o", "models/tiny/3")
+    one, other = ServedModel(trained[0] / "saved_model" / "1"), ServedModel("models/tiny/3")
+    x = datasets.load("digits").test[:5]
+    np.testing.assert_array_equal(one.score(x)["score"], other.score(x)["score"])
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.jpg").touch()
+    assert "new or empty" in call("export", trained[0], "-o", "photos", code=2)
+    assert (tmp_path / "photos" / "a.jpg").exists()
+
+
+# Verbs
+
+
+@pytest.fixture(scope="module")
+def served(trained):
+    return ServedModel(trained[0] / "saved_model" / "1")
+
+
+def test_verbs_write_what_the_model_answers(trained, served, entry, call):
+    x = datasets.load("digits").test[:20]
+    np.save("x.npy", x)
+    latent = served.encode(x)
+
+    printed = call("encode", trained[0], "x.npy", "-o", "new/latent.npz")
+    assert "latent (20, 2), log_variance (20, 2)" in printed
+    with np.load("new/latent.npz") as file:
+        assert file.files == ["latent", "log_variance"]
+        np.testing.assert_array_equal(file["log_variance"], latent["log_variance"])
+
+    call("encode", trained[0] / "saved_model", "x.npy", "-o", "latent.npy")
+    np.testing.assert_array_equal(np.load("latent.npy"), latent["latent"])
+
+    call("score", entry, "x.npy", "-o", "score.csv")
+    table = np.genfromtxt("score.csv", delimiter=",", names=True, dtype=None, encoding=None)
+    assert table.dtype.names == ("score", "probability", "is_anomaly")
+    np.testing.assert_array_equal(table["score"].astype("float32"), served.score(x)["score"])
+
+    call("decode", trained[0] / "saved_model" / "1", "latent.npy", "-o", "decoded.csv")
+    decoded = np.loadtxt("decoded.csv", delimiter=",", skiprows=1, dtype="float32")
+    wanted = served.decode(latent["latent"])["reconstruction"]
+    np.testing.assert_array_equal(decoded, wanted.reshape(20, 64))
+
+    call("reconstruct", entry, "x.npy", "-o", "pictures")
+    names = sorted(path.name for path in Path("pictures").iterdir())
+    assert names == [f"{i:02}.png" for i in range(20)]
+    with Image.open("pictures/07.png") as image:
+        np.testing.assert_array_equal(np.asarray(image), np.rint(wanted[7, ..., 0] * 255))
+    call("encode", entry, "pictures", "-o", "again.npy")
+    assert np.load("again.npy").shape == (20, 2)
+
+
+def test_generate(entry, served, call):
+    call("generate", entry, "--count", 5, "--seed", 7, "-o", "samples.npy")
+    np.testing.assert_array_equal(np.load("samples.npy"), served.generate(5, seed=7)["samples"])
+    call("generate", entry, "-o", "grid.png")
+    with Image.open("grid.png") as image:
+        assert image.size == (8 * 8 + 7 * 2, 8 * 8 + 7 * 2)
+
+
+# The catalogue
+
+
+def test_list_and_show(entry, call):
+    assert re.search(r"^tiny +vae +digits +encode decode", call("list"), re.MULTILINE)
+    assert "tiny" not in call("list", "--family", "autoencoder")
+    listed = json.loads(call("list", "--json", "--verb", "generate", "--where", "mse<1"))
+    tiny = next(one for one in listed if one["name"] == "tiny")
+    assert tiny["verbs"] == ["encode", "decode", "reconstruct", "generate", "score"]
+    assert tiny["metrics"]["mse"]["n"] == 360
+    shown = call("show", "tiny")
+    assert "8x8x1 float32 in [0, 1]" in shown and "latent_dim = 2" in shown and "pca_2" in shown
+    assert json.loads(call("show", "tiny", "--json"))["recipe"]["model"]["latent_dim"] == 2
+
+
+def test_serve_config(entry, call, trained):
+    call("serve-config", "tiny", "-o", "serving")
+    config = Path("serving/models.config").read_text()
+    assert 'name: "tiny" base_path: "/models/tiny" model_platform: "tensorflow"' in config
+    compose = Path("serving/docker-compose.yml").read_text()
+    assert f'source: "{trained[0]}/saved_model", target: /models/tiny' in compose
+    quoted = catalogue.compose_file({"a": Path('/x$y/"z"')})
+    assert r'source: "/x$$y/\"z\""' in quoted
+
+
+def test_verify(entry, call):
+    assert re.fullmatch(r"tiny: \d+ files are as its card says\n", call("verify", "tiny"))
+
+
+# Errors
+
+
+def test_debug_shows_the_traceback(call):
+    assert "Traceback" not in call("show", "nothing_like_it", code=2)
+    assert "Traceback" in call("show", "nothing_like_it", "--debug", code=2)
+
+
+def test_usage_errors_are_one_line(call):
+    for arguments in (["frobnicate"], ["list", "--wher", "x"], ["encode", "vae_digits"], ["data"]):
+        message = call(*arguments, code=2)
+        assert message.startswith("error: ") and message.count("\n") == 1
+    assert "fashion_mnist" in call("data", "import", "mnist", ".", code=2)
+
+
+def test_what_nobody_expected_is_one_line(call, monkeypatch):
+    def fail(**_):
+        raise RuntimeError("first line\nsecond line")
+
+    monkeypatch.setattr(zoo, "list_models", fail)
+    message = call("list", code=1)
+    assert message == "error: RuntimeError: first line (run again with --debug to see where)\n"
