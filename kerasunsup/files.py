@@ -63,7 +63,8 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
             _sync(temporary)
             temporary.replace(path)
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
 
 
 def atomic_write(path: str | Path, content: bytes | str) -> None:

@@ -10,25 +10,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from types import UnionType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
 import tomli_w
 
 from kerasunsup.errors import InputError
+from kerasunsup.protocols import find
 
-PROTOCOLS = {
-    "mse": r"mse",
-    "psnr": r"psnr",
-    "psnr_noise0.5": r"psnr_noise(?:\d+(?:\.\d+)?|\.\d+)",
-    "elbo": r"elbo",
-    "nll": r"nll",
-    "nll_k5000": r"nll_k[1-9]\d*(?:_n[1-9]\d*)?",
-    "active_units": r"active_units",
-    "linear_probe": r"linear_probe",
-    "knn": r"knn",
-    "auroc": r"auroc",
-}
-"""Example of a protocol's name -> regular expression of all such names."""
+if TYPE_CHECKING:
+    from kerasunsup.data import Dataset
 
 
 def _at_least(minimum: int, default: Any = MISSING) -> Any:
@@ -37,18 +27,22 @@ def _at_least(minimum: int, default: Any = MISSING) -> Any:
 
 @dataclass(frozen=True)
 class DataSpec:
-    """`[data]`: what `kerasunsup.data.load` takes."""
+    """`[data]`: what `kerasunsup.data.load` takes, and the class that counts as normal."""
 
     name: str
     data_dir: str | None = None
     validation: int | float | None = None
     seed: int = _at_least(0, 0)
+    normal_class: int | None = _at_least(0, None)
 
-    @property
-    def options(self) -> dict[str, Any]:
-        """Keyword arguments of `kerasunsup.data.load`."""
+    def load(self) -> Dataset:
+        """The data set; with `normal_class`, trained on that class only (one-class detection)."""
+        from kerasunsup import data
+
         given = {name: getattr(self, name) for name in ("data_dir", "validation", "seed")}
-        return {name: value for name, value in given.items() if value is not None}
+        options = {name: value for name, value in given.items() if value is not None}
+        loaded = data.load(self.name, **options)
+        return loaded if self.normal_class is None else loaded.only_class(self.normal_class)
 
 
 @dataclass(frozen=True)
@@ -222,11 +216,10 @@ def _recipe_from(table: Mapping[str, Any]) -> Recipe:
             f"Received: {recipe.name!r}"
         )
     for protocol in recipe.evaluate.protocols:
-        if not any(re.fullmatch(pattern, protocol) for pattern in PROTOCOLS.values()):
-            raise InputError(
-                f"`evaluate.protocols` has an unknown protocol. {suggest(protocol, PROTOCOLS)} "
-                f"Received: {protocol!r}"
-            )
+        try:
+            find(protocol)
+        except InputError as error:
+            raise InputError(f"`evaluate.protocols`: {error}") from error
     return recipe
 
 

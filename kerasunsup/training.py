@@ -18,9 +18,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from kerasunsup import data as datasets
 from kerasunsup.building import create_model
 from kerasunsup.callbacks import Checkpoint, Pictures, StopOnBadLoss
+from kerasunsup.data import Dataset
 from kerasunsup.errors import InputError, TrainingError
 from kerasunsup.export import export
 from kerasunsup.files import atomic_file, atomic_write
@@ -28,6 +28,10 @@ from kerasunsup.models import UnsupervisedModel
 from kerasunsup.recipe import Recipe
 
 SHUFFLE_BUFFER = 10_000
+PARTS = (
+    *("run.json", "history.csv", "model.keras", "saved_model", "samples", "tensorboard"),
+    *("checkpoint", "card.json", "preview.png"),
+)
 
 
 @dataclass(frozen=True)
@@ -78,8 +82,8 @@ def train(
     """
     recipe = Recipe.load(recipe)
     folder = Path(out) if out is not None else Path("runs", recipe.name)
-    _claim(folder, recipe, resume, reset)
-    data = datasets.load(recipe.data.name, **recipe.data.options)
+    _check_folder(folder, recipe, resume, reset)
+    data = recipe.data.load()
     started = time.time()
     keras.utils.set_random_seed(recipe.train.seed)
     chosen = choose_strategy(strategy)
@@ -88,6 +92,9 @@ def train(
         model = create_model(recipe, data.input_shape, data.value_range, steps)
     if model.normalization is not None:
         model.normalization.adapt(_examples(data.train, recipe.train.batch_size))
+    if not resume:
+        _remove_run(folder)
+        atomic_write(folder / "recipe.toml", recipe.to_toml())
     checkpoint = Checkpoint(folder / "checkpoint", folder / "history.csv")
     callbacks: list[keras.callbacks.Callback] = [StopOnBadLoss(checkpoint)]
     if recipe.train.picture_every:
@@ -147,8 +154,8 @@ def choose_strategy(strategy: str | tf.distribute.Strategy) -> tf.distribute.Str
     )
 
 
-def _claim(folder: Path, recipe: Recipe, resume: bool, reset: bool) -> None:
-    """Takes `folder` for this run, or says why it cannot."""
+def _check_folder(folder: Path, recipe: Recipe, resume: bool, reset: bool) -> None:
+    """Says why this run cannot have `folder`, if it cannot."""
     path = folder / "recipe.toml"
     if resume:
         if not path.is_file():
@@ -167,12 +174,19 @@ def _claim(folder: Path, recipe: Recipe, resume: bool, reset: bool) -> None:
             f"{folder} already holds a run: go on with --resume, replace it with --reset, or "
             "choose another folder with -o."
         )
-    if reset and path.exists():
-        shutil.rmtree(folder)
-    atomic_write(path, recipe.to_toml())
 
 
-def _steps_per_epoch(data: datasets.Dataset, recipe: Recipe) -> int:
+def _remove_run(folder: Path) -> None:
+    """Removes what an earlier run left in `folder`, and nothing else."""
+    for name in PARTS:
+        path = folder / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _steps_per_epoch(data: Dataset, recipe: Recipe) -> int:
     train = data.train
     count = int(train.cardinality()) if isinstance(train, tf.data.Dataset) else len(train)
     if count < 1:
@@ -187,7 +201,7 @@ def _examples(split: Any, batch_size: int) -> Any:
 
 def _fit(
     model: UnsupervisedModel,
-    data: datasets.Dataset,
+    data: Dataset,
     recipe: Recipe,
     steps: int,
     checkpoint: Checkpoint,
@@ -229,7 +243,7 @@ def _stream(
 def _describe_run(
     folder: Path,
     model: UnsupervisedModel,
-    data: datasets.Dataset,
+    data: Dataset,
     seconds: float,
     strategy: tf.distribute.Strategy,
 ) -> None:

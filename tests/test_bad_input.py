@@ -102,24 +102,19 @@ def test_unknown_entry(refused):
         (RECIPE.replace("[data]", "[data"), "line 4"),
         (RECIPE.replace("epochs", "epochz"), "train.epochz"),
         (RECIPE.replace("epochs = 12", 'epochs = "x"'), "train.epochs"),
-        (RECIPE.replace("latent_dim", "latent_dims"), "model.latent_dims"),
+        (RECIPE.replace("latent_dim", "beeta = 1\nlatent_dim"), "model.beeta"),
         (RECIPE.replace("dense_decoder", "dense_decader"), "model.decoder.builder"),
         (RECIPE.replace('"digits"', '"./digits.npy"'), "digits.npy"),
     ],
 )
 def test_broken_recipe(wrong, named, refused):
     Path("broken.toml").write_text(wrong)
-    if "model" in named or "npy" in named:  # found when the run has its folder
-        Path("out").mkdir()
-        Path("out/recipe.toml").write_text(kerasunsup.recipe.Recipe.load("broken.toml").to_toml())
-        assert named in refused("train", "broken.toml", "-o", "out", "--reset")
-    else:
-        assert named in refused("train", "broken.toml")
+    assert named in refused("train", "broken.toml")
 
 
 def test_wrong_options(refused, run):
     assert "train.epochz" in refused("train", run, "--set", "train.epochz=3", "-o", "new")
-    assert "strategy" in refused("train", run, "--strategy", "magic", "-o", run)
+    assert "strategy" in refused("train", run, "--strategy", "magic", "-o", "new")
     assert "--count" in refused("generate", run, "--count", "0", "-o", "a.png")
     assert "--seed" in refused("generate", run, "--seed", "-1", "-o", "a.png")
     assert "--count" in refused("generate", run, "--count", "many", "-o", "a.png")
@@ -127,7 +122,8 @@ def test_wrong_options(refused, run):
     assert "images only" in refused("encode", run, "x.npy", "-o", "y.png")
     assert "where" in refused("list", "--where", "nll")
     assert "already holds a run" in refused("train", run, "-o", run)
-    assert "saved_model.pb" in refused("export", run, "-o", run) or True
+    assert "empty folder" in refused("export", run, "-o", run)
+    assert "run.json" in refused("evaluate", run / "saved_model")
 
 
 # Arrays and files
@@ -169,7 +165,7 @@ def test_unreadable_files(refused, run):
     np.save("objects.npy", np.array([{}, None]), allow_pickle=True)
     assert "objects.npy" in refused("encode", run, "objects.npy", "-o", "y.npy")
     assert "not found" in refused("encode", run, "nowhere.npy", "-o", "y.npy")
-    assert "NAME or" in refused("encode", "x.npy", "x.npy", "-o", "y.npy") or True
+    assert "Expected the folder" in refused("encode", "x.npy", "x.npy", "-o", "y.npy")
 
 
 # SavedModels

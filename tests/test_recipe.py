@@ -13,7 +13,8 @@ import pytest
 
 from kerasunsup.building import create_model
 from kerasunsup.errors import InputError
-from kerasunsup.recipe import PROTOCOLS, Recipe
+from kerasunsup.protocols import PROTOCOLS
+from kerasunsup.recipe import Recipe
 
 TABLE: dict[str, Any] = {
     "name": "tiny_vae",
@@ -54,7 +55,7 @@ def test_defaults(recipe: Recipe) -> None:
     assert recipe.version == 1
     assert recipe.train.seed == 0
     assert recipe.train.patience is None
-    assert recipe.data.options == {"seed": 0}
+    assert recipe.data.seed == 0 and recipe.data.normal_class is None
     assert recipe.references == ("A paper",)
 
 
@@ -90,7 +91,7 @@ def test_is_not_tied_to_the_dict_it_was_read_from() -> None:
         ("name", "../up", "`name` must be made of letters"),
         ("model.class", 3, "`model.class` must be a string"),
         ("model.sigma", None, "`model.sigma` must be a string, number"),
-        ("evaluate.protocols", ["mse", "nll_500"], "Did you mean `nll_k5000` or `nll`?"),
+        ("evaluate.protocols", ["mse", "nll_500"], "Received: 'nll_500'"),
         ("published", [{"name": "A"}], "`published[0].metric` is missing"),
     ],
 )
@@ -123,7 +124,14 @@ def test_file_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [*PROTOCOLS, "psnr_noise1", "nll_k1", "nll_k5000_n1000", "psnr_noise.25"]
+    "name",
+    [
+        *(p.example for p in PROTOCOLS.values()),
+        "psnr_noise1",
+        "nll_k1",
+        "nll_k5000_n1000",
+        "psnr_noise.25",
+    ],
 )
 def test_protocols(name: str) -> None:
     assert Recipe.load(table("evaluate.protocols", [name])).evaluate.protocols == (name,)

@@ -134,6 +134,19 @@ def test_folders_with_a_run_are_not_overwritten(whole):
         train(RECIPE, whole.folder, resume=True, verbose=0)
 
 
+def test_reset_replaces_the_run_and_nothing_else(tmp_path):
+    train(RECIPE, tmp_path / "run", verbose=0)
+    (tmp_path / "run" / "notes.txt").write_text("mine")
+    run = train(changed(epochs=1), tmp_path / "run", reset=True, verbose=0)
+    assert len(run.history["loss"]) == 1
+    assert (tmp_path / "run" / "notes.txt").read_text() == "mine"
+
+
+def test_one_class_recipes_train_on_that_class_only(tmp_path):
+    recipe = {**changed(epochs=1), "data": {"name": "iris", "normal_class": 1}}
+    assert train(recipe, tmp_path / "run", verbose=0).model.steps_done == 2  # 30 of 90 rows
+
+
 def test_nothing_to_resume(tmp_path):
     with pytest.raises(InputError, match="Nothing to resume"):
         train(RECIPE, tmp_path / "none", resume=True)

@@ -79,9 +79,9 @@ def load_tensorflow() -> None:
 
     They come back with TF_CPP_MIN_LOG_LEVEL=0 in the environment, and when the import fails.
     """
-    if "TF_CPP_MIN_LOG_LEVEL" in os.environ or "tensorflow" in sys.modules:
+    level = os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    if level == "0" or "tensorflow" in sys.modules:
         return
-    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     sys.stderr.flush()
     with os.fdopen(os.dup(2), "w") as terminal, tempfile.TemporaryFile() as hidden:
         try:

@@ -73,12 +73,9 @@ def evaluate(source: Source) -> None:
         return
     recipe, card, folder = zoo.recipe(source), zoo.card(source), zoo.saved_model(source)
     served = load_served(folder, recipe)
-    from kerasunsup import data
     from kerasunsup.evaluation import evaluate as measure_again
 
-    measured = measure_again(
-        served, data.load(recipe.data.name, **recipe.data.options), list(card.metrics)
-    )
+    measured = measure_again(served, recipe.data.load(), list(card.metrics))
     print_metrics(measured, card.metrics)
 
 

@@ -33,7 +33,8 @@ def load(
         data_dir: Where TFDS keeps data sets. Default: $TFDS_DATA_DIR or ~/tensorflow_datasets.
         validation: Validation examples where the source brings none: a number, or a fraction of
             the examples that they are cut from. Default: .1 (embedded sets: .2; Fashion-MNIST:
-            10,000).
+            10,000). They are the last ones of train in the order of tensorflow-datasets, which
+            shuffles when it prepares a set: always the same, but not upstream's order.
         seed: Seed of every split that is drawn.
 
     Raises:

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 from keras import ops
 
-ACTIVITY_THRESHOLD = 0.01
+from kerasunsup.metrics.representation import ACTIVE_VARIANCE
 
 
 @keras.saving.register_keras_serializable("kerasunsup")
@@ -38,7 +38,7 @@ class ActiveUnits(keras.metrics.Metric):
     def result(self) -> Any:
         count = ops.maximum(self.count, 1.0)
         variance = self.squares / count - ops.square(self.total / count)
-        return ops.sum(ops.cast(variance > ACTIVITY_THRESHOLD, "float32"))
+        return ops.sum(ops.cast(variance > ACTIVE_VARIANCE, "float32"))
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "latent_dim": self.latent_dim}

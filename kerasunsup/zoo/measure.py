@@ -37,13 +37,12 @@ def measure(run_folder: str | os.PathLike[str]) -> Card:
     folder = Path(run_folder)
     recipe = Recipe.load(folder)
     facts = _facts(folder)
-    from kerasunsup import data as datasets
     from kerasunsup import pictures
     from kerasunsup.building import import_modules
     from kerasunsup.evaluation import evaluate
     from kerasunsup.export import ServedModel
 
-    data = datasets.load(recipe.data.name, **recipe.data.options)
+    data = recipe.data.load()
     if data.fingerprint != facts["data_fingerprint"]:
         raise IntegrityError(
             f"{recipe.data.name} has changed since the run in {folder} was trained: train it "

@@ -125,14 +125,13 @@ def create(name: str) -> keras.Model:
         InputError: No such entry, or a recipe that does not build.
     """
     entry = _entry(name)
-    from kerasunsup import data
     from kerasunsup.building import create_model
 
     chosen = entry.recipe
     if entry.card_path and not chosen.train.standardize:
         spec = Card.read(entry.card_path).input
         return create_model(chosen, spec.shape, spec.value_range)
-    source = data.load(chosen.data.name, **chosen.data.options)
+    source = chosen.data.load()
     model = create_model(chosen, source.input_shape, source.value_range)
     if chosen.train.standardize:
         model.normalization.adapt(source.train)
