@@ -169,7 +169,7 @@ class Pictures(keras.callbacks.Callback):
 
     Args:
         folder: Where `epoch_010.png` and so on go.
-        data: Whose test examples are shown.
+        data: Whose validation examples are shown.
         every: Epochs between pictures.
     """
 

@@ -113,7 +113,7 @@ def train(
     except KeyboardInterrupt:
         raise TrainingError(
             f"Stopped in epoch {checkpoint.epoch + 1}; {checkpoint.keep()} "
-            f"Go on with: kerasunsup train {recipe.name} -o {folder} --resume"
+            f"Go on with: kerasunsup train {folder} --resume"
         ) from None
     checkpoint.restore_best(model)
     model.finish(
@@ -156,24 +156,26 @@ def choose_strategy(strategy: str | tf.distribute.Strategy) -> tf.distribute.Str
 
 def _check_folder(folder: Path, recipe: Recipe, resume: bool, reset: bool) -> None:
     """Says why this run cannot have `folder`, if it cannot."""
-    path = folder / "recipe.toml"
-    if resume:
-        if not path.is_file():
-            raise InputError(f"Nothing to resume: no run in {folder}. Drop --resume to start one.")
-        changed = Recipe.load(path).differences(recipe)
-        if changed:
+    checkpoint, finished = (folder / "checkpoint").is_dir(), (folder / "run.json").is_file()
+    if not resume:
+        if (checkpoint or finished) and not reset:
             raise InputError(
-                f"The run in {folder} has another recipe: resume with the same, or start anew "
-                f"with --reset. Received different: {', '.join(changed)}"
+                f"{folder} already holds a run: go on with --resume, replace it with --reset, or "
+                "choose another folder with -o."
             )
-        if not (folder / "checkpoint").is_dir():
-            raise InputError(f"The run in {folder} has no checkpoint to resume: it is finished.")
         return
-    if path.exists() and not reset:
+    if not (checkpoint or finished):
         raise InputError(
-            f"{folder} already holds a run: go on with --resume, replace it with --reset, or "
-            "choose another folder with -o."
+            f"Nothing to resume: no epoch of a run in {folder} has ended. Drop --resume."
         )
+    changed = Recipe.load(folder).differences(recipe)
+    if changed:
+        raise InputError(
+            f"The run in {folder} has another recipe: resume with the same, or start anew "
+            f"with --reset. Received different: {', '.join(changed)}"
+        )
+    if not checkpoint:
+        raise InputError(f"The run in {folder} has no checkpoint to resume: it is finished.")
 
 
 def _remove_run(folder: Path) -> None:
