@@ -93,8 +93,8 @@ def _observed(subject: Subject, binary: bool) -> str:
     model = subject.keras_model
     if binary:
         return (
-            "binarised once (np.random.seed(777), np.random.binomial(1, x), validation then test, in "
-            "the order of kerasunsup.data); "
+            "binarised once (np.random.seed(777), np.random.binomial(1, x), validation then test, "
+            "in the order of kerasunsup.data); "
             f"Bernoulli likelihood, trained with binarization={model.binarization!r}"
         )
     if model.likelihood == "bernoulli":

@@ -1,0 +1,69 @@
+"""Every trained entry of the catalogue: loads, serves, and is as good as its card says."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+
+from kerasunsup import evaluate, zoo
+from kerasunsup.errors import InputError
+from kerasunsup.export import ServedModel
+from kerasunsup.zoo import catalogue
+
+TRAINED = sorted(card.name for card in catalogue.cards())
+EMBEDDED = {"digits", "iris", "wine", "breast_cancer"}
+
+
+def test_every_entry_is_trained():
+    assert zoo.list_models() == TRAINED
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_an_entry_loads_serves_and_goes_on_training(name):
+    card, model = zoo.card(name), zoo.load(name)
+    served = ServedModel(zoo.saved_model(name))
+    assert model.verbs == served.verbs == card.verbs
+    assert model.compiled and model.input_shape[1:] == card.input.shape
+    x = np.random.default_rng(0).random((4, *card.input.shape), dtype="float32")
+    for verb in card.verbs:
+        given = {"generate": 4, "decode": model.encode(x)["latent"]}.get(verb, x)
+        answer = getattr(served, verb)(given)
+        for output, value in getattr(model, verb)(given).items():
+            np.testing.assert_allclose(answer[output], value, rtol=1e-3, atol=1e-4)
+    untrained = zoo.create(name)
+    assert untrained.count_params() == model.count_params()
+    model.fit(x, verbose=0)
+    assert model.steps_done == 1
+
+
+def remeasured(name, protocols):
+    card = zoo.card(name)
+    data = card.recipe.data.load()
+    assert data.fingerprint == card.data_fingerprint
+    for metric, again in evaluate(zoo.saved_model(name), data, protocols).items():
+        recorded = card.metrics[metric]
+        assert again.value == pytest.approx(recorded.value, rel=2e-3), metric
+        assert again.n == recorded.n and again.protocol == recorded.protocol
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in TRAINED if zoo.recipe(name).data.name in EMBEDDED]
+)
+def test_a_card_is_what_is_measured(name):
+    quick = [m for m in zoo.card(name).metrics if re.fullmatch("mse|psnr|elbo|active_units", m)]
+    remeasured(name, quick)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", [name for name in TRAINED if zoo.recipe(name).data.name == "fashion_mnist"]
+)
+def test_a_card_is_what_is_measured_on_fashion_mnist(name):
+    try:
+        zoo.recipe(name).data.load()
+    except InputError as error:
+        pytest.skip(f"Fashion-MNIST is not here: {error}")
+    quick = [m for m in zoo.card(name).metrics if re.fullmatch(r"mse|psnr.*|elbo", m)]
+    remeasured(name, quick)
