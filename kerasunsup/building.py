@@ -110,6 +110,12 @@ def _is_model(value: Any) -> bool:
     return inspect.isclass(value) and issubclass(value, keras.Model)
 
 
+def _is_builder(value: Any) -> bool:
+    """A function that returns a network, or a class of layers."""
+    is_layer = inspect.isclass(value) and issubclass(value, keras.layers.Layer)
+    return inspect.isfunction(value) or (is_layer and not _is_model(value))
+
+
 # Networks
 
 
@@ -122,7 +128,7 @@ def _build_networks(value: Any, context: Mapping[str, Any], key: str) -> Any:
     table = {name: _build_networks(one, context, f"{key}.{name}") for name, one in value.items()}
     if "builder" not in table:
         return table
-    builder = _registered(table.pop("builder"), f"{key}.builder", inspect.isfunction)
+    builder = _registered(table.pop("builder"), f"{key}.builder", _is_builder)
     accepted, _ = _parameters(builder)
     given = {
         name: value for name, value in context.items() if name in accepted and value is not None

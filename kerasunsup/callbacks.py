@@ -102,14 +102,16 @@ class Checkpoint(keras.callbacks.Callback):
                 self.early_stopping.best_weights = [weights[name] for name in weights.files]
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        self.epoch = epoch + 1
-        for name, value in (logs or {}).items():
-            self.history.setdefault(name, []).append(float(value))
+        good = [variable.numpy() for variable in _state(self.model)]
+        history = {
+            name: [*self.history.get(name, []), float(value)]
+            for name, value in (logs or {}).items()
+        }
+        self._last_good, self.history, self.epoch = good, history, epoch + 1
         self.stopped_early = self.model.stop_training
         last = self.stopped_early or self.epoch == self.params["epochs"]
         if last or time.time() - self._saved_at > self._cost / LARGEST_SHARE_OF_TIME:
             self._save()
-        self._last_good = [variable.numpy() for variable in _state(self.model)]
 
     def _save(self) -> None:
         begun = time.time()

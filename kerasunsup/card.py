@@ -83,7 +83,7 @@ class Card:
         versions: python, tensorflow, keras, kerasunsup.
         wall_time_s: Seconds of training.
         parameters: Number of trainable parameters.
-        git_commit: Commit of the code that trained it, where known.
+        git_commit: Commit of the code that measured it, where known.
         calibration: Constants fitted after training, for example the anomaly threshold.
     """
 

@@ -19,6 +19,9 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+_REPLACED = "-replaced"
+
+
 @contextlib.contextmanager
 def atomic_folder(target: str | Path) -> Iterator[Path]:
     """Yields a temporary sibling of `target` that takes its place when the block succeeds.
@@ -38,13 +41,25 @@ def atomic_folder(target: str | Path) -> Iterator[Path]:
         with _output_errors(target):
             yield temporary
             _sync_tree(temporary)
-            replaced = temporary.with_name(f"{temporary.name}-old")
+            replaced = temporary.with_name(f"{temporary.name}{_REPLACED}")
             if target.exists():
                 target.rename(replaced)
-            temporary.rename(target)
+            try:
+                temporary.rename(target)
+            except OSError:
+                recover_folder(target)
+                raise
             shutil.rmtree(replaced, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def recover_folder(target: Path) -> None:
+    """Puts the old folder back if a process was killed between the two renames of a replacement."""
+    if not target.exists():
+        for replaced in target.parent.glob(f".{target.name}-*{_REPLACED}"):
+            replaced.rename(target)
+            return
 
 
 @contextlib.contextmanager

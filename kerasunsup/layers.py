@@ -1,4 +1,7 @@
-"""Layers that families share: corruptions, the anomaly threshold, a Gaussian-mixture density."""
+"""Layers that families share: corruptions, the anomaly threshold, a Gaussian-mixture density.
+
+They compute in float32 under every precision policy.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,7 @@ class Corruption(keras.layers.Layer):
         seed: int | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(**{"dtype": "float32", **kwargs})
         if not 0 < level:
             raise ValueError(f"`level` must be positive. Received: {level}")
         self.level = level
@@ -97,7 +100,7 @@ class L1Sparsity(keras.layers.Layer):
     """
 
     def __init__(self, weight: float, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+        super().__init__(**{"dtype": "float32", **kwargs})
         self.weight = weight
 
     def call(self, latent: Any) -> Any:
@@ -119,7 +122,7 @@ class KLSparsity(keras.layers.Layer):
     """
 
     def __init__(self, weight: float, target: float = 0.05, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+        super().__init__(**{"dtype": "float32", **kwargs})
         if not 0 < target < 1:
             raise ValueError(f"`target` must lie in (0, 1). Received: {target}")
         self.weight = weight
@@ -144,7 +147,7 @@ class AnomalyThreshold(keras.layers.Layer):
     """
 
     def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+        super().__init__(**{"dtype": "float32", **kwargs})
         self.quantiles = self.add_weight(
             shape=(101,), initializer=_nan, trainable=False, name="quantiles", dtype="float32"
         )
@@ -182,7 +185,7 @@ class GaussianMixture(keras.layers.Layer):
     """
 
     def __init__(self, components: int, dimensions: int, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+        super().__init__(**{"dtype": "float32", **kwargs})
         self.components = components
         self.dimensions = dimensions
         shapes = {

@@ -86,4 +86,5 @@ def squared_jacobian_norm(encoder: Any, x: Any) -> Any:
     with tf.GradientTape() as tape:
         tape.watch(padded)
         latent = encoder(padded, training=True)
-    return sum_over_features(ops.square(tape.batch_jacobian(latent, padded)))[:-1]
+    jacobian = ops.cast(tape.batch_jacobian(latent, padded), "float32")
+    return sum_over_features(ops.square(jacobian))[:-1]

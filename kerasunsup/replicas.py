@@ -67,12 +67,21 @@ class Noise(keras.random.SeedGenerator):
         self.seed = random.randint(1, 10**9) if seed is None else seed
         super().__init__(self.seed, **kwargs)
 
-    def uniform(self, batch: Any, shape: tuple[int, ...] = (), training: bool = True) -> Any:
-        """Uniform draws in the open interval (0, 1), `(batch, *shape)`."""
+    def uniform(
+        self, batch: Any, shape: tuple[int, ...] = (), training: bool = True, stream: int = 0
+    ) -> Any:
+        """Uniform draws in the open interval (0, 1), `(batch, *shape)`.
+
+        Args:
+            batch: Rows of this replica.
+            shape: Shape of the draws for one row.
+            training: Draw anew; otherwise the fixed draws of `stream`.
+            stream: Tells draws apart that one evaluation step needs.
+        """
         start, stop = _span(batch)
         bits = tf.random.stateless_uniform(
             (stop, *shape),
-            self._stream(training),
+            self._stream(training, stream),
             minval=None,
             maxval=None,
             dtype=tf.uint32,
@@ -82,12 +91,12 @@ class Noise(keras.random.SeedGenerator):
         return (tf.cast(bits, tf.float32) + 0.5) * 2.0**-23
 
     def normal(self, batch: Any, shape: tuple[int, ...] = (), training: bool = True) -> Any:
-        """Standard normal draws, `(batch, *shape)`."""
-        return tf.math.ndtri(self.uniform(batch, shape, training))
+        """Standard normal draws, `(batch, *shape)`; see `uniform`."""
+        return tf.math.ndtri(self.uniform(batch, shape, training, stream=1))
 
-    def _stream(self, training: bool) -> Any:
+    def _stream(self, training: bool, stream: int) -> Any:
         if not training:
-            return tf.constant([_EVALUATION_STREAM, 0], tf.int32)
+            return tf.constant([_EVALUATION_STREAM, stream], tf.int32)
         return tf.cast(tf.math.floormod(self.next(), 2**31 - 2), tf.int32)
 
 

@@ -23,7 +23,7 @@ from kerasunsup.callbacks import Checkpoint, Pictures, StopOnBadLoss
 from kerasunsup.data import Dataset
 from kerasunsup.errors import InputError, TrainingError
 from kerasunsup.export import export
-from kerasunsup.files import atomic_file, atomic_write
+from kerasunsup.files import atomic_file, atomic_write, recover_folder
 from kerasunsup.models import UnsupervisedModel
 from kerasunsup.recipe import Recipe
 
@@ -83,15 +83,14 @@ def train(
     recipe = Recipe.load(recipe)
     folder = Path(out) if out is not None else Path("runs", recipe.name)
     _check_folder(folder, recipe, resume, reset)
+    chosen = choose_strategy(strategy)  # first: a cluster must be set up before TensorFlow runs
     data = recipe.data.load()
     started = time.time()
     keras.utils.set_random_seed(recipe.train.seed)
-    chosen = choose_strategy(strategy)
     steps = _steps_per_epoch(data, recipe)
     with chosen.scope():
         model = create_model(recipe, data.input_shape, data.value_range, steps)
-    if model.normalization is not None:
-        model.normalization.adapt(_examples(data.train, recipe.train.batch_size))
+    model.adapt(_examples(data.train, recipe.train.batch_size))
     if not resume:
         _remove_run(folder)
         atomic_write(folder / "recipe.toml", recipe.to_toml())
@@ -110,19 +109,19 @@ def train(
         checkpoint.restore(model)
     try:
         _fit(model, data, recipe, steps, checkpoint, callbacks, verbose)
+        checkpoint.restore_best(model)
+        model.finish(
+            _examples(data.train, recipe.train.batch_size),
+            _examples(data.validation, recipe.train.batch_size),
+        )
+        with atomic_file(folder / "model.keras") as path:
+            model.save(path)
+        export(model, folder / "saved_model" / str(recipe.version))
     except KeyboardInterrupt:
         raise TrainingError(
-            f"Stopped in epoch {checkpoint.epoch + 1}; {checkpoint.keep()} "
+            f"Stopped after epoch {checkpoint.epoch}; {checkpoint.keep()} "
             f"Go on with: kerasunsup train {folder} --resume"
         ) from None
-    checkpoint.restore_best(model)
-    model.finish(
-        _examples(data.train, recipe.train.batch_size),
-        _examples(data.validation, recipe.train.batch_size),
-    )
-    with atomic_file(folder / "model.keras") as path:
-        model.save(path)
-    export(model, folder / "saved_model" / str(recipe.version))
     seconds = checkpoint.seconds_before + time.time() - started
     _describe_run(folder, model, data, seconds, chosen)
     shutil.rmtree(folder / "checkpoint", ignore_errors=True)
@@ -138,9 +137,11 @@ def choose_strategy(strategy: str | tf.distribute.Strategy) -> tf.distribute.Str
     if isinstance(strategy, tf.distribute.Strategy):
         return strategy
     if strategy == "auto":
-        several = len(tf.config.list_logical_devices("GPU")) > 1
-        chosen = "multiworker" if "TF_CONFIG" in os.environ else "mirrored"
-        strategy = chosen if several or "TF_CONFIG" in os.environ else "none"
+        if "TF_CONFIG" in os.environ:
+            strategy = "multiworker"
+        else:
+            several = len(tf.config.list_logical_devices("GPU")) > 1
+            strategy = "mirrored" if several else "none"
     match strategy:
         case "none":
             return tf.distribute.get_strategy()
@@ -156,6 +157,7 @@ def choose_strategy(strategy: str | tf.distribute.Strategy) -> tf.distribute.Str
 
 def _check_folder(folder: Path, recipe: Recipe, resume: bool, reset: bool) -> None:
     """Says why this run cannot have `folder`, if it cannot."""
+    recover_folder(folder / "checkpoint")
     checkpoint, finished = (folder / "checkpoint").is_dir(), (folder / "run.json").is_file()
     if not resume:
         if (checkpoint or finished) and not reset:
@@ -174,8 +176,8 @@ def _check_folder(folder: Path, recipe: Recipe, resume: bool, reset: bool) -> No
             f"The run in {folder} has another recipe: resume with the same, or start anew "
             f"with --reset. Received different: {', '.join(changed)}"
         )
-    if not checkpoint:
-        raise InputError(f"The run in {folder} has no checkpoint to resume: it is finished.")
+    if finished:
+        raise InputError(f"The run in {folder} is finished: there is nothing to resume.")
 
 
 def _remove_run(folder: Path) -> None:

@@ -432,3 +432,90 @@ def test_a_subclass_of_the_user_may_have_verbs_of_its_own(x):
     assert model.verbs[-1] == "residual"
     assert model.residual(x)["residual"].shape == x.shape
     assert isinstance(model, UnsupervisedModel)
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+def test_mixed_precision_trains_scores_and_saves(policy, x, tmp_path):
+    keras.mixed_precision.set_global_policy(policy)
+    try:
+        models = [
+            make_vae(binarization="dynamic"),
+            make_autoencoder(
+                corruption=layers.GaussianCorruption(0.5),
+                sparsity=layers.KLSparsity(0.1),
+                contractive=0.1,
+                density_components=2,
+            ),
+        ]
+        for model in models:
+            model.compile(keras.optimizers.Adam(0.01))
+            history = model.fit(x, batch_size=16, epochs=3, verbose=0).history["loss"]
+            assert history[-1] < history[0]
+            scaled = isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
+            assert scaled == (policy == "mixed_float16")
+            model.finish(x, x)
+            model.save(tmp_path / "model.keras")
+            loaded = keras.saving.load_model(tmp_path / "model.keras")
+            for name in set(model.verbs) - {"generate", "decode"}:
+                for output, value in getattr(model, name)(x).items():
+                    np.testing.assert_array_equal(getattr(loaded, name)(x)[output], value)
+            assert np.isfinite(model.generate(3)["samples"]).all()
+    finally:
+        keras.mixed_precision.set_global_policy("float32")
+
+
+def test_steps_per_epoch_cuts_the_epoch_and_stays_exact(x, tmp_path):
+    def make():
+        keras.utils.set_random_seed(0)
+        model = make_vae()
+        model.compile("adam")
+        return model
+
+    whole, half = make(), make()
+    whole.fit(x, batch_size=16, steps_per_epoch=2, epochs=4, verbose=0)
+    half.fit(x, batch_size=16, steps_per_epoch=2, epochs=2, verbose=0)
+    half.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    loaded.fit(x, batch_size=16, steps_per_epoch=2, epochs=2, verbose=0)
+    for a, b in zip(whole.get_weights(), loaded.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    with pytest.raises(InputError, match="steps_per_epoch"):
+        whole.fit(x, batch_size=16, steps_per_epoch=7, verbose=0)
+
+
+def test_kl_warmup_weighs_the_kl_and_ends_with_training(x):
+    model = make_vae(kl_warmup_steps=10, beta=2.0)
+    model.compile("sgd")
+    batch = tf.constant(x)
+    for done, weight in ((0, 0.0), (5, 1.0), (10, 2.0), (20, 2.0)):
+        model.optimizer.iterations.assign(done)
+        terms = model.losses(batch, training=True)
+        np.testing.assert_allclose(
+            terms["loss"], terms["reconstruction"] + weight * terms["kl"], rtol=1e-5
+        )
+    model.optimizer.iterations.assign(0)
+    terms = model.losses(batch, training=False)
+    np.testing.assert_allclose(terms["loss"], terms["reconstruction"] + 2 * terms["kl"], rtol=1e-5)
+    model.finish(x, x)
+    assert model.get_config()["kl_warmup_steps"] == 0
+
+
+def test_train_on_batch_and_uint8_tables(x):
+    model = make_autoencoder()
+    model.compile("adam")
+    model.train_on_batch(x)
+    assert model.steps_done == 1
+    pixels = np.round(x * 255).astype("uint8")
+    table = make_autoencoder(normalization=keras.layers.Normalization())
+    table.adapt(pixels)
+    mean = np.ravel(table.normalization.mean)
+    np.testing.assert_allclose(mean, pixels.mean((0, 1, 2)) / 255, rtol=1e-3)
+    with pytest.raises(InputError, match="finite"):
+        model.predict(np.full_like(x, np.nan))
+    with pytest.raises(InputError, match="batch"):
+        model.fit(tf.data.Dataset.from_tensor_slices(x))
+    for arguments in ({"sigma": 0.0}, {"beta": -1.0}, {"importance_samples": 0}):
+        with pytest.raises(InputError, match="Received"):
+            make_gaussian_vae(**arguments)
+    with pytest.raises(InputError, match="normalization"):
+        make_vae(normalization=keras.layers.Normalization())

@@ -20,7 +20,11 @@ from kerasunsup.losses import (
     squared_error,
     squared_jacobian_norm,
 )
-from kerasunsup.models.base import UnsupervisedModel, check_linear_output
+from kerasunsup.models.base import (
+    UnsupervisedModel,
+    check_linear_output,
+    refuse_normalization,
+)
 from kerasunsup.models.verbs import verb
 
 
@@ -76,6 +80,7 @@ class Autoencoder(UnsupervisedModel):
             raise InputError(f"`loss` must be 'mse' or 'binary_crossentropy'. Received: {loss!r}")
         if loss == "binary_crossentropy":
             check_linear_output(decoder, "loss='binary_crossentropy'")
+            refuse_normalization(normalization, "loss='binary_crossentropy'")
             value_range = value_range or (0.0, 1.0)
         super().__init__(
             input_shape=backbone.input_shape[1:],

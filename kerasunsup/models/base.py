@@ -99,6 +99,18 @@ class UnsupervisedModel(keras.Model):
                 f"Received: {decoder.input_shape} to {decoder.output_shape}"
             )
 
+    def adapt(self, x: Any) -> None:
+        """Fits the normalisation, if the model has one, to an array or batched dataset."""
+        if self.normalization is None:
+            return
+        scale = 255.0 if self.value_range == (0.0, 1.0) else 1.0
+        if isinstance(x, tf.data.Dataset):
+            uint8 = x.element_spec.dtype == tf.uint8
+            x = x.map(lambda batch: tf.cast(batch, tf.float32) / (scale if uint8 else 1.0))
+        else:
+            x = x.astype("float32") / (scale if x.dtype == np.uint8 else 1.0)
+        self.normalization.adapt(x)
+
     # Losses and steps
 
     def losses(self, x: Any, training: bool) -> dict[str, Any]:
@@ -273,7 +285,7 @@ class UnsupervisedModel(keras.Model):
         if validation_data is not None and not isinstance(validation_data, tf.data.Dataset):
             validation_data = self.prepare(drop_labels(validation_data), "validation_data")
         if isinstance(x, tf.data.Dataset):
-            drop_labels(x.element_spec)
+            self.check_stream(x)
         else:
             x = self.prepare(x, "x")
             if validation_split and validation_data is None:
@@ -289,7 +301,7 @@ class UnsupervisedModel(keras.Model):
             steps_per_epoch, batch_size = plan.steps_per_epoch, plan.batch_size
             self.steps_per_execution = plan.steps_per_execution
             self._resident_data = tf.convert_to_tensor(x)
-            first_epoch = self.steps_done // plan.full_epoch
+            first_epoch = self.steps_done // plan.steps_per_epoch
             x = plan.indices(self.seed if shuffle else None, first_epoch, epochs - initial_epoch)
             batch_size = None
             kwargs.setdefault("validation_batch_size", plan.batch_size)
@@ -312,6 +324,23 @@ class UnsupervisedModel(keras.Model):
         """Checks an array for training; families that transform data once do it here."""
         array = check_array(x, shape=self.input_shape[1:], value_range=self.value_range, name=name)
         return array if array.dtype == np.uint8 else array.astype("float32", copy=False)
+
+    def check_stream(self, x: tf.data.Dataset) -> None:
+        """Raises unless `x` gives batches of examples, with or without labels."""
+        shape = drop_labels(x.element_spec).shape
+        if shape.rank != len(self.input_shape):
+            raise InputError(
+                f"A tf.data.Dataset must give batches of shape {('batch', *self.input_shape[1:])}: "
+                f"call .batch(128). Received: elements of shape {tuple(shape)}"
+            )
+
+    def predict(self, x: Any, **kwargs: Any) -> Any:
+        """Keras' `predict`: what `call` returns; arrays are checked as in `fit`."""
+        x = drop_labels(x)
+        if not isinstance(x, tf.data.Dataset):
+            shape = self.input_shape[1:]
+            x = check_array(x, shape=shape, value_range=self.value_range, name="x")
+        return super().predict(x, **kwargs)
 
     @property
     def steps_done(self) -> int:
@@ -426,6 +455,15 @@ def check_linear_output(decoder: keras.Model, reason: str) -> None:
             )
         if layer.weights:
             return
+
+
+def refuse_normalization(normalization: Any, reason: str) -> None:
+    """Raises if values would leave [0, 1] where they are read as probabilities."""
+    if normalization is not None:
+        raise InputError(
+            f"With {reason} examples must stay in [0, 1]: leave `normalization` out (in a recipe, "
+            "train.standardize), or use a Gaussian likelihood or mse. Received: a normalization"
+        )
 
 
 def _raw(owner: type, name: str) -> Any:

@@ -43,8 +43,13 @@ class Plan:
             raise InputError(f"`batch_size` must be at least 1. Received: {batch_size}")
         self.examples = examples
         self.batch_size = batch_size
-        self.full_epoch = math.ceil(examples / batch_size)
-        self.steps_per_epoch = min(steps_per_epoch or self.full_epoch, self.full_epoch)
+        full_epoch = math.ceil(examples / batch_size)
+        self.steps_per_epoch = full_epoch if steps_per_epoch is None else steps_per_epoch
+        if not 1 <= self.steps_per_epoch <= full_epoch:
+            raise InputError(
+                f"`steps_per_epoch` must be from 1 to {full_epoch}, the steps that {examples} "
+                f"examples give. Received: {steps_per_epoch}"
+            )
         if replicas > 1:
             self.steps_per_execution = 1
         else:

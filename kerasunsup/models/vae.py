@@ -25,7 +25,11 @@ from kerasunsup.losses import (
     sum_over_features,
 )
 from kerasunsup.metrics.active_units import ActiveUnits
-from kerasunsup.models.base import UnsupervisedModel, check_linear_output
+from kerasunsup.models.base import (
+    UnsupervisedModel,
+    check_linear_output,
+    refuse_normalization,
+)
 from kerasunsup.models.likelihood import estimate_log_likelihood
 from kerasunsup.models.verbs import batches, verb
 
@@ -45,7 +49,8 @@ class VAE(UnsupervisedModel):
         sigma: Standard deviation of the Gaussian likelihood; one learned number when None.
         beta: Weight of the KL term.
         kl_warmup_steps: Steps over which the weight of the KL term grows linearly to `beta`.
-        free_bits: Nats of KL per latent dimension and example that cost nothing.
+        free_bits: Nats of KL per latent dimension that cost nothing, counted for each example
+            (Kingma et al. count them for the mean of a batch).
         importance_samples: k; above 1 the bound of the importance-weighted autoencoder is trained.
         binarization: For the Bernoulli likelihood: "dynamic" draws a binary example from the grey
             one for every batch, "static" once before training (arrays only), "none" takes grey
@@ -86,8 +91,21 @@ class VAE(UnsupervisedModel):
         if likelihood == "bernoulli":
             check_linear_output(decoder, "likelihood='bernoulli'")
             value_range = value_range or (0.0, 1.0)
+            refuse_normalization(normalization, "likelihood='bernoulli'")
         elif binarization != "none":
             raise InputError("`binarization` needs likelihood='bernoulli'. Received: 'gaussian'")
+        for argument, value, least in (
+            ("latent_dim", latent_dim, 1),
+            ("importance_samples", importance_samples, 1),
+            ("score_samples", score_samples, 1),
+            ("beta", beta, 0),
+            ("free_bits", free_bits, 0),
+            ("kl_warmup_steps", kl_warmup_steps, 0),
+        ):
+            if value < least:
+                raise InputError(f"`{argument}` must be at least {least}. Received: {value}")
+        if sigma is not None and not sigma > 0:
+            raise InputError(f"`sigma` must be positive, or None to learn it. Received: {sigma}")
         if importance_samples > 1 and free_bits:
             raise InputError("`free_bits` has no meaning in the importance-weighted bound.")
         super().__init__(
@@ -152,8 +170,8 @@ class VAE(UnsupervisedModel):
             draw = self.noise.uniform(ops.shape(x)[0], tuple(x.shape[1:]), training)
             x = ops.cast(draw < x, "float32")
         mean, log_variance = self.posterior(x, training)
-        if training and self.importance_samples > 1:
-            return {**self._importance_weighted(x, mean, log_variance), "mean": mean}
+        if self.importance_samples > 1:
+            return {**self._importance_weighted(x, mean, log_variance, training), "mean": mean}
         noise = self.noise.normal(ops.shape(x)[0], (self.latent_dim,), training)
         z = mean + ops.exp(0.5 * log_variance) * noise
         reconstruction = -self.log_p_x_given_z(x, z, training)
@@ -161,30 +179,32 @@ class VAE(UnsupervisedModel):
         kl = ops.sum(kl_per_dimension, axis=-1)
         paid = ops.sum(ops.maximum(kl_per_dimension, self.free_bits), axis=-1)
         return {
-            "loss": reconstruction + self._kl_weight() * (paid if self.free_bits else kl),
+            "loss": reconstruction + self._kl_weight(training) * (paid if self.free_bits else kl),
             "elbo": -reconstruction - kl,
             "reconstruction": reconstruction,
             "kl": kl,
             "mean": mean,
         }
 
-    def _importance_weighted(self, x: Any, mean: Any, log_variance: Any) -> dict[str, Any]:
+    def _importance_weighted(
+        self, x: Any, mean: Any, log_variance: Any, training: bool
+    ) -> dict[str, Any]:
         k, batch = self.importance_samples, ops.shape(x)[0]
-        noise = self.noise.normal(batch, (k, self.latent_dim))
+        noise = self.noise.normal(batch, (k, self.latent_dim), training)
         mean, log_variance = mean[:, None], log_variance[:, None]
         z = mean + ops.exp(0.5 * log_variance) * noise
         repeated = ops.repeat(x, k, axis=0)
         flat = ops.reshape(z, (-1, self.latent_dim))
-        log_likelihood = ops.reshape(self.log_p_x_given_z(repeated, flat, True), (-1, k))
+        log_likelihood = ops.reshape(self.log_p_x_given_z(repeated, flat, training), (-1, k))
         log_ratio = log_normal(z) - log_normal(z, mean, log_variance)
-        bound = log_mean_exp(log_likelihood + self._kl_weight() * log_ratio)
+        bound = log_mean_exp(log_likelihood + self._kl_weight(training) * log_ratio)
         kl = ops.sum(standard_normal_kl(mean[:, 0], log_variance[:, 0]), axis=-1)
         reconstruction = -ops.mean(log_likelihood, axis=1)
-        elbo = log_mean_exp(log_likelihood + log_ratio)
+        elbo = ops.mean(log_likelihood + log_ratio, axis=1)
         return {"loss": -bound, "elbo": elbo, "reconstruction": reconstruction, "kl": kl}
 
-    def _kl_weight(self) -> Any:
-        if not self.kl_warmup_steps:
+    def _kl_weight(self, training: bool) -> Any:
+        if not (training and self.kl_warmup_steps):
             return self.beta
         done = ops.cast(self.optimizer.iterations, "float32")
         return self.beta * ops.minimum(1.0, done / self.kl_warmup_steps)
@@ -198,6 +218,14 @@ class VAE(UnsupervisedModel):
         return [*super().metrics, self.active_units]
 
     # Data
+
+    def check_stream(self, x: tf.data.Dataset) -> None:
+        super().check_stream(x)
+        if self.binarization == "static":
+            raise InputError(
+                "binarization='static' draws once for an array in memory. Received: a "
+                "tf.data.Dataset; binarise its examples, or use 'dynamic'"
+            )
 
     def prepare(self, x: Any, name: str) -> np.ndarray:
         array = super().prepare(x, name)
@@ -253,7 +281,8 @@ class VAE(UnsupervisedModel):
     # After training
 
     def finish(self, train: Any, validation: Any) -> None:
-        """Calibrates the score on validation data."""
+        """Ends the KL warm-up for good, calibrates the score on validation data."""
+        self.kl_warmup_steps = 0
         self.calibrate(validation)
 
     def calibrate(self, x: Any, quantile: float = 0.95) -> None:

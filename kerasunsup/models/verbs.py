@@ -155,7 +155,7 @@ def drop_labels(x: Any) -> Any:
             f"example dataset.map(lambda d: d['image']). Received: a dict with keys {sorted(x)}"
         )
     if isinstance(x, tuple):
-        if len(x) not in (1, 2):
+        if len(x) not in (1, 2) and (len(x) != 3 or x[2] is not None):
             raise InputError(
                 f"Batches must be `x`, `(x,)` or `(x, y)`. Received: a tuple of {len(x)}"
             )

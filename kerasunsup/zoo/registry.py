@@ -69,7 +69,7 @@ def list_models(
         dataset: For example "fashion_mnist".
         verb: For example "generate"; only trained entries are known by their verbs.
         where: Conditions on measured metrics joined by "and": "nll < 231 and mse < 0.02". The
-            beginning of a metric's name is enough where only one metric has it.
+            beginning of a metric's name stands for all metrics whose names begin so.
 
     Raises:
         InputError: `where` cannot be read, or no entry has such a metric.
@@ -92,7 +92,7 @@ def list_models(
         chosen = {
             name: one
             for name, one in chosen.items()
-            if metric in one.metrics and holds(one.metrics[metric].value, limit)
+            if (values := _values(one, metric)) and all(holds(value, limit) for value in values)
         }
     return sorted(chosen)
 
@@ -134,7 +134,8 @@ def create(name: str) -> keras.Model:
     source = chosen.data.load()
     model = create_model(chosen, source.input_shape, source.value_range)
     if chosen.train.standardize:
-        model.normalization.adapt(source.train)
+        streamed = not hasattr(source.train, "shape")
+        model.adapt(source.train.batch(chosen.train.batch_size) if streamed else source.train)
     return model
 
 
@@ -312,6 +313,12 @@ def _check_orphans(known: list[str]) -> None:
 
 
 # where
+
+
+def _values(card: Card, metric: str) -> list[float]:
+    """The metric of that name, or all whose names begin so."""
+    names = [metric] if metric in list(card.metrics) else card.metrics
+    return [card.metrics[name].value for name in names if name.startswith(metric)]
 
 
 def _conditions(where: str | None) -> list[tuple[str, Any, float]]:
