@@ -119,7 +119,7 @@ def train(
         export(model, folder / "saved_model" / str(recipe.version))
     except KeyboardInterrupt:
         raise TrainingError(
-            f"Stopped after epoch {checkpoint.epoch}; {checkpoint.keep()} "
+            f"Stopped in epoch {checkpoint.epoch + 1}; {checkpoint.keep()} "
             f"Go on with: kerasunsup train {folder} --resume"
         ) from None
     seconds = checkpoint.seconds_before + time.time() - started
