@@ -90,7 +90,7 @@ def train(
     steps = _steps_per_epoch(data, recipe)
     with chosen.scope():
         model = create_model(recipe, data.input_shape, data.value_range, steps)
-    model.adapt(_examples(data.train, recipe.train.batch_size))
+    model.adapt(data.batched("train", recipe.train.batch_size))
     if not resume:
         _remove_run(folder)
         atomic_write(folder / "recipe.toml", recipe.to_toml())
@@ -111,8 +111,8 @@ def train(
         _fit(model, data, recipe, steps, checkpoint, callbacks, verbose)
         checkpoint.restore_best(model)
         model.finish(
-            _examples(data.train, recipe.train.batch_size),
-            _examples(data.validation, recipe.train.batch_size),
+            data.batched("train", recipe.train.batch_size),
+            data.batched("validation", recipe.train.batch_size),
         )
         with atomic_file(folder / "model.keras") as path:
             model.save(path)
@@ -198,11 +198,6 @@ def _steps_per_epoch(data: Dataset, recipe: Recipe) -> int:
     return -(-count // recipe.train.batch_size)
 
 
-def _examples(split: Any, batch_size: int) -> Any:
-    """What verbs and `adapt` take: arrays as they are, streams in batches."""
-    return split.batch(batch_size) if isinstance(split, tf.data.Dataset) else split
-
-
 def _fit(
     model: UnsupervisedModel,
     data: Dataset,
@@ -213,7 +208,7 @@ def _fit(
     verbose: int | str,
 ) -> None:
     batch_size, epochs = recipe.train.batch_size, recipe.train.epochs
-    train, validation = data.train, _examples(data.validation, recipe.train.batch_size)
+    train, validation = data.train, data.batched("validation", recipe.train.batch_size)
     arguments: dict[str, Any] = {"batch_size": batch_size}
     if isinstance(train, tf.data.Dataset):
         train = _stream(train, batch_size, recipe.train.seed, checkpoint.epoch, epochs)

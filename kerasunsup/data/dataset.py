@@ -55,6 +55,11 @@ class Dataset:
         """Whether one example is `(height, width, channels)`."""
         return len(self.input_shape) == 3
 
+    def batched(self, split: str, batch_size: int) -> Any:
+        """A split as verbs and `fit` take it: an array as it is, a stream in batches."""
+        examples = getattr(self, split)
+        return examples if isinstance(examples, np.ndarray) else examples.batch(batch_size)
+
     def only_class(self, k: int) -> Dataset:
         """The one-class problem of class `k`: train and validation hold it alone, test holds all.
 

@@ -134,8 +134,7 @@ def create(name: str) -> keras.Model:
     source = chosen.data.load()
     model = create_model(chosen, source.input_shape, source.value_range)
     if chosen.train.standardize:
-        streamed = not hasattr(source.train, "shape")
-        model.adapt(source.train.batch(chosen.train.batch_size) if streamed else source.train)
+        model.adapt(source.batched("train", chosen.train.batch_size))
     return model
 
 
