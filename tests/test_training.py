@@ -215,7 +215,7 @@ def test_kill_minus_nine_at_random_moments(tmp_path):
             kills += 1
         process.wait()
         resume = ["--resume"]
-        assert kills or process.returncode == 0
+        assert process.returncode in (0, -signal.SIGKILL)
     loaded = keras.saving.load_model(run / "model.keras")
     assert_same_model(straight.model, loaded)
 
