@@ -71,7 +71,7 @@ def write(outputs: dict[str, np.ndarray], path: Path) -> None:
                 np.save(temporary, first)
         case ".npz":
             with atomic_file(path) as temporary:
-                np.savez_compressed(temporary, allow_pickle=False, **outputs)
+                np.savez_compressed(temporary, **outputs)  # type: ignore[arg-type]
         case ".csv":
             with atomic_file(path) as temporary, open(temporary, "w", newline="") as file:
                 csv.writer(file, lineterminator="\n").writerows(_rows(outputs))

@@ -153,15 +153,6 @@ class Autoencoder(UnsupervisedModel):
             raise InputError("Build the model with density_components=10 or so to fit a density.")
         self.density.adapt(self.encode(x)["latent"])
 
-    def calibrate(self, x: Any, quantile: float = 0.95) -> None:
-        """Stores the distribution of the scores of normal data `x` and the threshold.
-
-        Args:
-            x: Normal examples that were not trained on.
-            quantile: Fraction of them that stays below the threshold.
-        """
-        self.anomaly.adapt(self.score(x)["score"], quantile)
-
     def check_ready(self, name: str) -> None:
         if name == "generate" and self.density is not None and not self.density.fitted:
             raise InputError("`generate` draws from a fitted density: call fit_density(x) first.")

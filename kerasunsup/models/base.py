@@ -298,12 +298,11 @@ class UnsupervisedModel(keras.Model):
                 steps_per_execution=self.requested_steps_per_execution,
                 replicas=self.distribute_strategy.num_replicas_in_sync,
             )
-            steps_per_epoch, batch_size = plan.steps_per_epoch, plan.batch_size
+            steps_per_epoch, batch_size = plan.steps_per_epoch, None
             self.steps_per_execution = plan.steps_per_execution
             self._resident_data = tf.convert_to_tensor(x)
             first_epoch = self.steps_done // plan.steps_per_epoch
             x = plan.indices(self.seed if shuffle else None, first_epoch, epochs - initial_epoch)
-            batch_size = None
             kwargs.setdefault("validation_batch_size", plan.batch_size)
         self.train_function: Callable[[Any], Any] | None = None
         try:
@@ -442,6 +441,17 @@ class UnsupervisedModel(keras.Model):
 
     def finish(self, train: Any, validation: Any) -> None:
         """What follows training: thresholds, fitted densities. Called by `kerasunsup.train`."""
+
+    def calibrate(self, x: Any, quantile: float = 0.95) -> None:
+        """Stores the distribution of the scores of normal data `x` and the threshold.
+
+        For models with the verb `score`, which keep both in an `AnomalyThreshold`, `anomaly`.
+
+        Args:
+            x: Normal examples that were not trained on.
+            quantile: Fraction of them that stays below the threshold.
+        """
+        self.anomaly.adapt(self.score(x)["score"], quantile)
 
 
 def check_linear_output(decoder: keras.Model, reason: str) -> None:

@@ -285,15 +285,6 @@ class VAE(UnsupervisedModel):
         self.kl_warmup_steps = 0
         self.calibrate(validation)
 
-    def calibrate(self, x: Any, quantile: float = 0.95) -> None:
-        """Stores the distribution of the scores of normal data `x` and the threshold.
-
-        Args:
-            x: Normal examples that were not trained on.
-            quantile: Fraction of them that stays below the threshold.
-        """
-        self.anomaly.adapt(self.score(x)["score"], quantile)
-
     # Verbs
 
     def _decode(self, latent: Any) -> Any:
