@@ -13,8 +13,10 @@ if TYPE_CHECKING:
     from kerasunsup import zoo as zoo
     from kerasunsup.evaluation import evaluate as evaluate
     from kerasunsup.export import export as export
+    from kerasunsup.models import GAN as GAN
     from kerasunsup.models import VAE as VAE
     from kerasunsup.models import Autoencoder as Autoencoder
+    from kerasunsup.models import Classifier as Classifier
     from kerasunsup.models import UnsupervisedModel as UnsupervisedModel
     from kerasunsup.training import train as train
 
@@ -23,6 +25,8 @@ __version__ = "0.1.0"
 _MODULES = ("data", "export", "zoo")  # `kerasunsup.export` is a module that is also the function
 _MEMBERS = {
     "Autoencoder": "models",
+    "Classifier": "models",
+    "GAN": "models",
     "UnsupervisedModel": "models",
     "VAE": "models",
     "evaluate": "evaluation",
@@ -30,8 +34,10 @@ _MEMBERS = {
 }
 
 __all__ = [
+    "GAN",
     "VAE",
     "Autoencoder",
+    "Classifier",
     "UnsupervisedModel",
     "__version__",
     "data",

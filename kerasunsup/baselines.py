@@ -202,7 +202,7 @@ def raw_probe(data: Dataset, dimension: int | None = None) -> float:
     def compute() -> dict[str, float]:
         return {"accuracy": linear_probe(*_projected(data, dimension)).accuracy}
 
-    key = f"linear probe on {_name(dimension)}, {_labels(data)}: {PROBE_PROTOCOL}"
+    key = f"linear probe on {_name(dimension)}, {label_digest(data)}: {PROBE_PROTOCOL}"
     return cached(data, key, compute)["accuracy"]
 
 
@@ -213,7 +213,7 @@ def raw_knn(data: Dataset, dimension: int | None = None, k: int = 5) -> float:
         train, validation, test = _projected(data, dimension)
         return {"accuracy": knn(merge(train, validation), test, k)}
 
-    key = f"{k}-NN among train + validation on {_name(dimension)}, {_labels(data)}"
+    key = f"{k}-NN among train + validation on {_name(dimension)}, {label_digest(data)}"
     return cached(data, key, compute)["accuracy"]
 
 
@@ -229,8 +229,8 @@ def _name(dimension: int | None) -> str:
     return "raw features" if dimension is None else f"PCA-{dimension} of train"
 
 
-def _labels(data: Dataset) -> str:
-    """What the fingerprint of the examples leaves out."""
+def label_digest(data: Dataset) -> str:
+    """Identity of the labels, which the fingerprint of the examples leaves out."""
     digest = hashlib.sha256()
     for split in sorted(data.labels):
         digest.update(split.encode() + np.asarray(data.labels[split], "<i8").tobytes())
@@ -263,5 +263,5 @@ def anomaly_detectors(data: Dataset, normal: int, dimension: int) -> dict[str, f
             values[f"pca_{dimension}_error"] = auroc(errors, strange)
         return values
 
-    key = f"one-class AUROC, normal class {normal}, PCA-{dimension}, {_labels(data)}"
+    key = f"one-class AUROC, normal class {normal}, PCA-{dimension}, {label_digest(data)}"
     return cached(data, key, compute)

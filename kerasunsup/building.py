@@ -37,6 +37,7 @@ def create_model(
         "input_shape": tuple(input_shape),
         "output_shape": tuple(input_shape),
         "latent_dim": recipe.model.arguments.get("latent_dim"),
+        "labels": recipe.model.arguments.get("labels"),
     }
     arguments = {
         "value_range": value_range,
@@ -56,16 +57,11 @@ def compile_model(model: keras.Model, recipe: Recipe, steps_per_epoch: int | Non
         InputError: A wrong key or value; names the key.
     """
     arguments = dict(recipe.compile)
-    table = arguments.get("optimizer")
-    if isinstance(table, Mapping):
-        steps = (recipe.train.epochs, steps_per_epoch)
-        if "name" not in table and table and all(isinstance(t, Mapping) for t in table.values()):
-            arguments["optimizer"] = {
-                name: _optimizer(one, f"compile.optimizer.{name}", *steps)
-                for name, one in table.items()
-            }
-        else:
-            arguments["optimizer"] = _optimizer(table, "compile.optimizer", *steps)
+    for name, table in recipe.compile.items():
+        if isinstance(table, Mapping):
+            key = f"compile.{name}"
+            steps = steps_per_epoch and steps_per_epoch * model.optimizer_steps(name)
+            arguments[name] = _optimizer(table, key, recipe.train.epochs, steps)
     _call(model.compile, arguments, "compile")
 
 

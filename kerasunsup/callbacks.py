@@ -17,6 +17,7 @@ from kerasunsup.errors import InputError, TrainingError
 from kerasunsup.files import atomic_folder, atomic_write
 
 LARGEST_SHARE_OF_TIME = 0.05
+FCD_SAMPLES = 2000
 
 
 class Checkpoint(keras.callbacks.Callback):
@@ -170,7 +171,7 @@ class Pictures(keras.callbacks.Callback):
     """Draws reconstructions and samples every few epochs.
 
     Args:
-        folder: Where `epoch_010.png` and so on go.
+        folder: Where `epoch_010.png` and so on go, and at the end all of them in `training.gif`.
         data: Whose validation examples are shown.
         every: Epochs between pictures.
     """
@@ -187,6 +188,42 @@ class Pictures(keras.callbacks.Callback):
         if (epoch + 1) % self.every == 0:
             path = self.folder / f"epoch_{epoch + 1:03d}.png"
             pictures.progress(self.model, self.data, path)
+
+    def on_train_end(self, logs: Any = None) -> None:
+        from kerasunsup import pictures
+
+        drawn = sorted(self.folder.glob("epoch_*.png"))
+        if len(drawn) > 1:
+            pictures.animate(drawn, self.folder / "training.gif")
+
+
+class FrechetDistance(keras.callbacks.Callback):
+    """Measures samples every few epochs: the protocol `fcd_relative` on 2,000 of them.
+
+    Args:
+        file: CSV with the columns epoch and fcd_relative; a resumed run goes on with it.
+        data: Data set, for which the zoo must have a classifier.
+        every: Epochs between measurements.
+    """
+
+    def __init__(self, file: Path, data: Dataset, every: int) -> None:
+        super().__init__()
+        self.file = file
+        self.data = data
+        self.every = every
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        if (epoch + 1) % self.every:
+            return
+        from kerasunsup.evaluation import evaluate
+
+        name = f"fcd_relative_n{min(FCD_SAMPLES, len(self.data.test))}"
+        measured = evaluate(self.model, self.data, [name], progress=False)[name]
+        rows = self.file.read_text().splitlines() if self.file.is_file() else [f"epoch,{name}"]
+        kept = [row for row in rows[1:] if int(row.split(",")[0]) <= epoch]
+        rows = [rows[0], *kept, f"{epoch + 1},{measured.value:.6g}"]
+        atomic_write(self.file, "\n".join(rows) + "\n")
+        print(f"\nEpoch {epoch + 1}: {name} {measured.value:.4g}")
 
 
 def _state(model: keras.Model) -> list[Any]:

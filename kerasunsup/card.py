@@ -85,6 +85,7 @@ class Card:
         parameters: Number of trainable parameters.
         git_commit: Commit of the code that measured it, where known.
         calibration: Constants fitted after training, for example the anomaly threshold.
+        health: Findings about a GAN in words, none for a healthy one; None for other families.
     """
 
     recipe: Recipe
@@ -98,6 +99,7 @@ class Card:
     parameters: int
     git_commit: str | None = None
     calibration: Mapping[str, float] = field(default_factory=dict)
+    health: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "metrics", Metrics(self.metrics))
@@ -151,6 +153,7 @@ class Card:
                 parameters=table["parameters"],
                 git_commit=table["git_commit"],
                 calibration=dict(table["calibration"]),
+                health=None if table.get("health") is None else tuple(table["health"]),
             )
         except OSError as error:
             raise InputError(f"Cannot read the card {path}. Received: {error.strerror}") from error
@@ -186,6 +189,7 @@ class Card:
             },
             "parameters": self.parameters,
             "calibration": dict(self.calibration),
+            **({} if self.health is None else {"health": list(self.health)}),
             "recipe": self.recipe.to_dict(),
             "seed": self.seed,
             "data_fingerprint": self.data_fingerprint,

@@ -69,6 +69,37 @@ def check_array(
     return array
 
 
+def check_labels(labels: Any, classes: int, name: str = "y") -> np.ndarray:
+    """Returns one class or an array of classes as int32.
+
+    Args:
+        labels: Whole numbers in [0, classes): `(batch,)`, or one.
+        classes: Number of classes.
+        name: How the message calls the labels.
+
+    Raises:
+        InputError: Not whole numbers, of another shape, or out of range.
+    """
+    array = np.asarray(labels)
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    whole = array.dtype.kind in "ui" or (
+        array.dtype.kind == "f" and np.isfinite(array).all() and (array == np.rint(array)).all()
+    )
+    if array.ndim > 1 or array.size == 0 or not whole:
+        raise InputError(
+            f"`{name}` must hold one class number for each example, shape (batch,). "
+            f"Received: dtype {array.dtype}, shape {_describe(array.shape)}"
+        )
+    low, high = int(array.min()), int(array.max())
+    if low < 0 or high >= classes:
+        raise InputError(
+            f"`{name}` must lie in [0, {classes}): the model has {classes} classes. "
+            f"Received: classes from {low} to {high}"
+        )
+    return array.astype("int32")
+
+
 def _fits(actual: tuple[int, ...], expected: tuple[int | None, ...]) -> bool:
     return len(actual) == len(expected) and all(
         e is None or a == e for a, e in zip(actual, expected, strict=True)

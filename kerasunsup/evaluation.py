@@ -15,6 +15,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from kerasunsup import extractor
 from kerasunsup.errors import InputError
 from kerasunsup.examples import split_batches
 from kerasunsup.metrics import Metric
@@ -134,6 +135,7 @@ class Subject:
         self.seed = seed
         self.display = display or Display(False)
         self._latents: dict[str, np.ndarray] = {}
+        self._kept: dict[str, Any] = {}
         shape = tuple(self.keras_model.input_shape[1:])
         if shape != tuple(data.input_shape):
             raise InputError(
@@ -141,6 +143,12 @@ class Subject:
                 f"trained on. Received: {data.name} with examples of shape "
                 f"{tuple(data.input_shape)}"
             )
+
+    def once(self, key: str, compute: Callable[[], Any]) -> Any:
+        """What `compute()` returned the first time that a protocol asked for `key`."""
+        if key not in self._kept:
+            self._kept[key] = compute()
+        return self._kept[key]
 
     # The data
 
@@ -170,6 +178,18 @@ class Subject:
         """The test split, binarised once and for all."""
         validation = np.concatenate(list(split_batches(self.data, "validation")))
         return binarize_static(validation, self.grey_test)[1]
+
+    # The extractor
+
+    @cached_property
+    def extractor_entry(self) -> str:
+        """Name of the classifier that looks at samples of these data, "" if there is none."""
+        return extractor.entry_for(self.data)
+
+    @cached_property
+    def extractor(self) -> extractor.Extractor:
+        """That classifier."""
+        return extractor.load(self.extractor_entry)
 
     # The model
 

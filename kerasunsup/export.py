@@ -29,7 +29,8 @@ def export(model: UnsupervisedModel, folder: str | Path) -> Path:
     """Writes `model` as one SavedModel, checked against the model, atomically.
 
     Signatures take `x` (float32, in the model's value range), `latent` (float32) or `seed`
-    (int32 `(batch, 2)`, one row (seed, index) a sample), and return dicts of named outputs. Every
+    (int32 `(batch, 2)`, one row (seed, index) a sample), those of a conditional model also `label`
+    (int32 `(batch,)`), and return dicts of named outputs. Every
     input and output has a free batch dimension.
 
     Args:
@@ -52,9 +53,9 @@ def export(model: UnsupervisedModel, folder: str | Path) -> Path:
         archive = keras.export.ExportArchive()
         for name in model.verbs:
             bound = model.verb(name)
-            archive.add_endpoint(name, bound.graph, [model.input_spec_of(bound.argument)])
+            archive.add_endpoint(name, bound.graph, bound.input_specs)
         main = model.verb(model.main_verb)
-        archive.add_endpoint("serving_default", main.graph, [model.input_spec_of(main.argument)])
+        archive.add_endpoint("serving_default", main.graph, main.input_specs)
         archive.write_out(str(temporary), verbose=False)
         path = temporary / KERAS_FILE
         path.parent.mkdir()
@@ -103,21 +104,24 @@ class ServedModel:
     def verb(self, name: str) -> BoundVerb:
         """The verb called `name`, answered by its signature."""
         definition = self.model.verb(name).definition
-        return definition.bind(self.model, self._signature(name, definition.argument))
+        return definition.bind(self.model, self._signature(name))
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_") or name not in self.verbs:
             raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
         return self.verb(name)
 
-    def _signature(self, name: str, argument: str) -> Callable[[tf.Tensor], dict[str, Any]]:
+    def _signature(self, name: str) -> Callable[..., dict[str, Any]]:
         signature = self._loaded.signatures[name]
-        dtype = self.model.input_spec_of(argument).dtype
+        specs = self.model.verb(name).input_specs
 
-        def run(tensor: tf.Tensor) -> dict[str, Any]:
-            pixels = tensor.dtype == tf.uint8 and self.model.value_range == (0.0, 1.0)
-            tensor = tf.cast(tensor, dtype)
-            return signature(**{argument: tensor / 255.0 if pixels else tensor})
+        def run(*tensors: tf.Tensor) -> dict[str, Any]:
+            inputs = {}
+            for spec, tensor in zip(specs, tensors, strict=True):
+                pixels = tensor.dtype == tf.uint8 and self.model.value_range == (0.0, 1.0)
+                cast = tf.cast(tensor, spec.dtype)
+                inputs[spec.name] = cast / 255.0 if pixels else cast
+            return signature(**inputs)
 
         return run
 
@@ -126,16 +130,15 @@ def _compare(model: UnsupervisedModel, served: ServedModel) -> None:
     """Raises unless every signature answers as the model does."""
     rng = np.random.default_rng(0)
     for name in model.verbs:
-        argument = model.verb(name).argument
-        if argument == "seed":
-            wanted, got = model.verb(name)(3), served.verb(name)(3)
-        else:
-            shape = (3, *model.input_spec_of(argument).shape[1:])
-            sample = rng.random(shape, dtype="float32")
-            if argument == "x" and model.value_range:
+        bound = model.verb(name)
+        label = [0, 1, 0] if bound.classes else None
+        given: Any = 3
+        if bound.argument != "seed":
+            given = rng.random((3, *bound.input_specs[0].shape[1:]), dtype="float32")
+            if bound.argument == "x" and model.value_range:
                 low, high = model.value_range
-                sample = low + (high - low) * sample
-            wanted, got = model.verb(name)(sample), served.verb(name)(sample)
+                given = low + (high - low) * given
+        wanted, got = bound(given, label=label), served.verb(name)(given, label=label)
         for output in wanted:
             if not np.allclose(
                 wanted[output], got[output], rtol=TOLERANCE, atol=TOLERANCE, equal_nan=True

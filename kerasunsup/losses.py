@@ -88,3 +88,64 @@ def squared_jacobian_norm(encoder: Any, x: Any) -> Any:
         latent = encoder(padded, training=True)
     jacobian = ops.cast(tape.batch_jacobian(latent, padded), "float32")
     return sum_over_features(ops.square(jacobian))[:-1]
+
+
+def cross_entropy(labels: Any, logits: Any, smoothing: float = 0.0) -> Any:
+    """-sum_k t_k log softmax(logits)_k per example, in nats, `(batch,)`.
+
+    The target t is one-hot; with `smoothing` s it is (1 - s) one-hot + s / classes (Szegedy et al.
+    2016, section 7).
+    """
+    log_probabilities = ops.log_softmax(ops.cast(logits, "float32"))
+    classes = logits.shape[-1]
+    target = (1.0 - smoothing) * ops.one_hot(labels, classes) + smoothing / classes
+    return -ops.sum(target * log_probabilities, axis=-1)
+
+
+# Adversarial losses: logits of real examples and of samples -> loss per example, to be minimised
+
+
+def logistic_discriminator(real: Any, fake: Any, smoothing: float = 0.0) -> Any:
+    """-(1 - s) log D(real) - s log(1 - D(real)) - log(1 - D(fake)), D = sigmoid(logit), in nats.
+
+    Goodfellow et al. 2014 (https://arxiv.org/abs/1406.2661), equation 1; s is the one-sided label
+    smoothing of Salimans et al. 2016 (https://arxiv.org/abs/1606.03498), section 3.4.
+    """
+    return ops.softplus(-real) + smoothing * real + ops.softplus(fake)
+
+
+def minimax_generator(fake: Any) -> Any:
+    """log(1 - D(fake)): what equation 1 of Goodfellow et al. minimises; saturates for a good D."""
+    return -ops.softplus(fake)
+
+
+def non_saturating_generator(fake: Any) -> Any:
+    """-log D(fake): Goodfellow et al. 2014, section 3."""
+    return ops.softplus(-fake)
+
+
+def least_squares_discriminator(real: Any, fake: Any, smoothing: float = 0.0) -> Any:
+    """(real - (1 - s))^2 / 2 + fake^2 / 2: Mao et al. 2017, https://arxiv.org/abs/1611.04076."""
+    return 0.5 * ops.square(real - (1.0 - smoothing)) + 0.5 * ops.square(fake)
+
+
+def least_squares_generator(fake: Any) -> Any:
+    """(fake - 1)^2 / 2: Mao et al. 2017, equation 9."""
+    return 0.5 * ops.square(fake - 1.0)
+
+
+def hinge_discriminator(real: Any, fake: Any) -> Any:
+    """max(0, 1 - real) + max(0, 1 + fake): Lim & Ye 2017, https://arxiv.org/abs/1705.02894."""
+    return ops.relu(1.0 - real) + ops.relu(1.0 + fake)
+
+
+def wasserstein_discriminator(real: Any, fake: Any) -> Any:
+    """Fake - real: minus the estimate of the distance, Arjovsky et al. 2017,
+    https://arxiv.org/abs/1701.07875.
+    """
+    return fake - real
+
+
+def negative_logit_generator(fake: Any) -> Any:
+    """-fake: the generator's loss against a hinge discriminator or a Wasserstein critic."""
+    return -fake

@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
+from PIL import Image
 
 from kerasunsup.errors import InputError
 from kerasunsup.files import atomic_file
@@ -93,6 +94,29 @@ def grid(images: Any, path: str | Path) -> Path:
     columns = math.ceil(math.sqrt(len(pixels)))
     with atomic_file(path) as temporary:
         as_image(tile(pixels, columns)).save(temporary, "PNG")
+    return Path(path)
+
+
+def animate(pictures: Sequence[Path], path: str | Path) -> Path:
+    """Joins pictures of equal content into an animated GIF, two a second, the last one longer.
+
+    Args:
+        pictures: PNG files in order.
+        path: GIF file to write.
+
+    Returns:
+        The path.
+    """
+    frames = []
+    for picture in pictures:
+        with Image.open(picture) as image:
+            frames.append(image.convert("RGB"))
+    frames = [frame.resize(frames[0].size) for frame in frames]
+    durations = [500] * (len(frames) - 1) + [2000]
+    with atomic_file(path) as temporary:
+        frames[0].save(
+            temporary, "GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0
+        )
     return Path(path)
 
 

@@ -55,12 +55,23 @@ class ModelSpec:
 
 @dataclass(frozen=True)
 class TrainSpec:
-    """`[train]`: epochs and what is done between them."""
+    """`[train]`: epochs and what is done between them.
+
+    Attributes:
+        epochs: Passes over the train split.
+        batch_size: Examples in a step, over all replicas.
+        seed: Of weights, noise and the order of examples.
+        picture_every: Epochs between pictures; 0 for none.
+        fcd_every: Epochs between measurements of 2,000 samples (fcd_relative); 0 for none.
+        patience: Epochs without a better validation loss after which training stops.
+        standardize: Normalise the columns of tables.
+    """
 
     epochs: int = _at_least(1)
     batch_size: int = _at_least(1, 128)
     seed: int = _at_least(0, 0)
     picture_every: int = _at_least(0, 0)
+    fcd_every: int = _at_least(0, 0)
     patience: int | None = _at_least(1, None)
     standardize: bool = False
 

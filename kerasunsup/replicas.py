@@ -53,6 +53,12 @@ def batch_statistic(per_example: Any) -> Any:
     return (local + others) / count
 
 
+def every_nth(x: Any, n: int, first: int) -> Any:
+    """Rows `first`, `first + n`, … of the global batch, those that this replica has."""
+    start, _ = _span(ops.shape(x)[0])
+    return x[(first - start) % n :: n]
+
+
 class Noise(keras.random.SeedGenerator):
     """Noise by position: row i of the global batch gets draw i, however the batch is split.
 

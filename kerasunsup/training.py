@@ -19,18 +19,19 @@ import numpy as np
 import tensorflow as tf
 
 from kerasunsup.building import create_model
-from kerasunsup.callbacks import Checkpoint, Pictures, StopOnBadLoss
+from kerasunsup.callbacks import Checkpoint, FrechetDistance, Pictures, StopOnBadLoss
 from kerasunsup.data import Dataset
 from kerasunsup.errors import InputError, TrainingError
 from kerasunsup.export import export
 from kerasunsup.files import atomic_file, atomic_write, recover_folder
+from kerasunsup.health import Health
 from kerasunsup.models import UnsupervisedModel
 from kerasunsup.recipe import Recipe
 
 SHUFFLE_BUFFER = 10_000
 PARTS = (
     *("run.json", "history.csv", "model.keras", "saved_model", "samples", "tensorboard"),
-    *("checkpoint", "card.json", "preview.png"),
+    *("checkpoint", "card.json", "preview.png", "fcd.csv"),
 )
 
 
@@ -98,6 +99,10 @@ def train(
     callbacks: list[keras.callbacks.Callback] = [StopOnBadLoss(checkpoint)]
     if recipe.train.picture_every:
         callbacks.append(Pictures(folder / "samples", data, recipe.train.picture_every))
+    if "discriminate" in model.verbs:
+        callbacks.append(Health(data, recipe.train.picture_every or 1))
+    if recipe.train.fcd_every:
+        callbacks.append(FrechetDistance(folder / "fcd.csv", data, recipe.train.fcd_every))
     callbacks.append(keras.callbacks.TensorBoard(str(folder / "tensorboard"), write_graph=False))
     if recipe.train.patience:
         checkpoint.early_stopping = keras.callbacks.EarlyStopping(
@@ -208,9 +213,13 @@ def _fit(
     verbose: int | str,
 ) -> None:
     batch_size, epochs = recipe.train.batch_size, recipe.train.epochs
-    train, validation = data.train, data.batched("validation", recipe.train.batch_size)
+    labelled = model.labels is not None
+    train = data.pairs("train") if labelled else data.train
+    validation: Any = data.pairs("validation") if labelled else data.validation
+    if isinstance(data.validation, tf.data.Dataset):
+        validation = validation.batch(batch_size)
     arguments: dict[str, Any] = {"batch_size": batch_size}
-    if isinstance(train, tf.data.Dataset):
+    if isinstance(data.train, tf.data.Dataset):
         train = _stream(train, batch_size, recipe.train.seed, checkpoint.epoch, epochs)
         arguments = {"steps_per_epoch": steps}
     if checkpoint.epoch < epochs and not checkpoint.stopped_early:

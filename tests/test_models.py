@@ -213,7 +213,7 @@ def test_compile_refuses_what_would_be_wrong():
     model = make_vae()
     with pytest.raises(InputError, match="clip_norm"):
         model.compile(keras.optimizers.Adam(clipnorm=1.0))
-    with pytest.raises(InputError, match="optimisers"):
+    with pytest.raises(InputError, match="`optimizer` must be"):
         model.compile({"generator_optimizer": "adam"})
 
 

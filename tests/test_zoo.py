@@ -470,6 +470,44 @@ def test_results_table(shipped: Path) -> None:
     ]
 
 
+def test_samples_have_a_table_of_their_own(shipped: Path) -> None:
+    one = zoo.card("tiny_vae")
+    samples = {
+        "fcd_n100": Metric(3.21, 0.04, "", 100, {"train_images": 0.08}),
+        "precision": Metric(0.7, 0.01, "", 359, {"train_images": 0.9}),
+    }
+    published = [{"name": "Theirs", "metric": "precision", "value": 0.8, "source": "[1]"}]
+    gan = dataclasses.replace(
+        one,
+        recipe=Recipe.load({**RECIPE.to_dict(), "name": "gan", "published": published}),
+        metrics=samples,
+    )
+    both = dataclasses.replace(
+        one, recipe=RECIPE.override(["name=both"]), metrics={**METRICS, "precision": Metric(
+            0.6, None, "", 359, {"train_images": 0.9}
+        )},
+    )  # fmt: skip
+    network = "gated dense 8, latent 2"
+    lines = pages.results_table([one, gan, both]).splitlines()
+    assert [line.split(" | ")[0] for line in lines] == [
+        "**digits**", "", "| entry", "| ---",
+        "| [both](zoo/both)", "| [tiny_vae](zoo/tiny_vae)",
+        "| *full_gaussian*", "| *pca*", "| Theirs, [1]",
+        "",
+        "**digits, samples**", "", "| entry", "| ---",
+        "| [both](zoo/both)", "| [gan](zoo/gan)", "| *train_images*", "| Theirs, [1]",
+    ]  # fmt: skip
+    assert lines[2] == "| entry | network | parameters | nll_k500 | mse |"
+    assert lines[12:] == [
+        "| entry | network | parameters | precision | fcd_n100 |",
+        "| --- | --- | --- | --- | --- |",
+        f"| [both](zoo/both) | {network} | {one.parameters:,} | 0.6 |  |",
+        f"| [gan](zoo/gan) | {network} | {one.parameters:,} | 0.700 ± 0.010 | 3.210 ± 0.040 |",
+        "| *train_images* | baseline |  | 0.9 | 0.08 |",
+        "| Theirs, [1] | published |  | 0.8 |  |",
+    ]
+
+
 def test_update_readme(shipped: Path, tmp_path: Path) -> None:
     readme = tmp_path / "README.md"
     readme.write_text(f"Before\n{pages.BEGIN}\nold\n{pages.END}\nAfter\n")

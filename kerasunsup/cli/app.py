@@ -33,6 +33,7 @@ app.command("train")(runs.train)
 app.command("evaluate")(runs.evaluate)
 for name in verbs.INPUT_VERBS:
     app.command(name)(verbs.command(name))
+app.command("discriminate")(verbs.discriminate)
 app.command("generate")(verbs.generate)
 app.command("export")(runs.export)
 app.command("serve-config")(catalogue.serve_config)

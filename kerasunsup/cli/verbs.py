@@ -23,6 +23,7 @@ INPUT_VERBS = {
     "decode": "Latents to examples.",
     "reconstruct": "Examples to their reconstructions.",
     "score": "Examples to anomaly scores: higher is stranger.",
+    "classify": "Examples to class probabilities and the likeliest class.",
 }
 OUTPUTS = {  # in this order: a SavedModel does not keep one
     "encode": ("latent", "log_variance"),
@@ -30,6 +31,8 @@ OUTPUTS = {  # in this order: a SavedModel does not keep one
     "reconstruct": ("reconstruction",),
     "generate": ("samples",),
     "score": ("score", "probability", "is_anomaly"),
+    "classify": ("label", "probabilities"),
+    "discriminate": ("logit",),
 }
 PICTURES = ("reconstruction", "samples")
 CHUNK = 4096
@@ -40,40 +43,35 @@ Source = Annotated[
 ]
 
 
+Inputs = Annotated[
+    Path,
+    typer.Argument(metavar="INPUT", help=".npy .npz .csv .parquet .png .jpg or a folder."),
+]
+Out = Annotated[
+    Path, typer.Option("-o", "--out", help=".npy .npz .csv, .png or a folder for images.")
+]
+
+
 def command(verb: str) -> Callable[..., None]:
     """The command of a verb that takes examples or latents."""
 
-    def run(
-        source: Source,
-        inputs: Annotated[
-            Path,
-            typer.Argument(metavar="INPUT", help=".npy .npz .csv .parquet .png .jpg or a folder."),
-        ],
-        out: Annotated[
-            Path, typer.Option("-o", "--out", help=".npy .npz .csv, .png or a folder for images.")
-        ],
-    ) -> None:
-        outputs.check_target(out)
-        folder, recipe = find_saved_model(source)
-        from kerasunsup.data import read_inputs
-
-        x = read_inputs(inputs)
-        model = load_served(folder, recipe)
-        bound = model.verb(verb)
-        _check_picture(model, verb, out)
-        from rich.progress import track
-
-        from kerasunsup.cli.console import new_console
-
-        chunks = [x[start : start + CHUNK] for start in range(0, len(x), CHUNK)]
-        console = new_console(stderr=True)
-        shown = track(
-            chunks, verb, console=console, transient=True, disable=not console.is_terminal
-        )
-        _finish(verb, [bound(chunk) for chunk in shown], out)
+    def run(source: Source, inputs: Inputs, out: Out) -> None:
+        _apply(verb, source, inputs, out)
 
     run.__doc__ = INPUT_VERBS[verb]
     return run
+
+
+def discriminate(
+    source: Source,
+    inputs: Inputs,
+    out: Out,
+    label: Annotated[
+        int | None, typer.Option(help="Class of the examples, for a conditional model.")
+    ] = None,
+) -> None:
+    """Examples to a GAN's logits: the larger, the more like its data."""
+    _apply("discriminate", source, inputs, out, label)
 
 
 def generate(
@@ -83,6 +81,9 @@ def generate(
     ],
     count: Annotated[int, typer.Option(help="How many.")] = 64,
     seed: Annotated[int, typer.Option(help="Equal seeds give equal samples.")] = 0,
+    label: Annotated[
+        int | None, typer.Option(help="Class, for a conditional model; all in turn if left out.")
+    ] = None,
 ) -> None:
     """Draw samples."""
     if count < 1:
@@ -94,8 +95,28 @@ def generate(
     bound = model.verb("generate")
     _check_picture(model, "generate", out)
     with busy(f"Drawing {count} samples"):
-        samples = bound(count, seed)
+        samples = bound(count, seed, label=label)
     _finish("generate", [samples], out)
+
+
+def _apply(verb: str, source: str, inputs: Path, out: Path, label: int | None = None) -> None:
+    """Runs a verb over a file or folder in pieces, with progress."""
+    outputs.check_target(out)
+    folder, recipe = find_saved_model(source)
+    from kerasunsup.data import read_inputs
+
+    x = read_inputs(inputs)
+    model = load_served(folder, recipe)
+    bound = model.verb(verb)
+    _check_picture(model, verb, out)
+    from rich.progress import track
+
+    from kerasunsup.cli.console import new_console
+
+    chunks = [x[start : start + CHUNK] for start in range(0, len(x), CHUNK)]
+    console = new_console(stderr=True)
+    shown = track(chunks, verb, console=console, transient=True, disable=not console.is_terminal)
+    _finish(verb, [bound(chunk, label=label) for chunk in shown], out)
 
 
 def _check_picture(model: ServedModel, verb: str, out: Path) -> None:

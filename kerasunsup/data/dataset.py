@@ -21,7 +21,8 @@ RESIDENT_BYTES = 2 * 1024**3
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Examples in three splits. Labels never train anything: they serve evaluation only.
+    """Examples in three splits. Labels serve evaluation; only classifiers and conditional models
+    train on them.
 
     Attributes:
         name: What it is called in cards and messages.
@@ -59,6 +60,23 @@ class Dataset:
         """A split as verbs and `fit` take it: an array as it is, a stream in batches."""
         examples = getattr(self, split)
         return examples if isinstance(examples, np.ndarray) else examples.batch(batch_size)
+
+    def pairs(self, split: str) -> Any:
+        """A split with its labels: `(x, y)` arrays, or a stream of single pairs.
+
+        Raises:
+            InputError: The split has no labels.
+        """
+        if split not in self.labels:
+            raise InputError(
+                f"This model trains on labels. Received: {self.name} without labels for {split}"
+            )
+        examples, labels = getattr(self, split), self.labels[split]
+        if isinstance(examples, np.ndarray):
+            return examples, labels
+        import tensorflow as tf
+
+        return tf.data.Dataset.zip((examples, tf.data.Dataset.from_tensor_slices(labels)))
 
     def only_class(self, k: int) -> Dataset:
         """The one-class problem of class `k`: train and validation hold it alone, test holds all.

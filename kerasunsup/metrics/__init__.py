@@ -12,7 +12,8 @@ class Metric:
 
     Attributes:
         value: The measurement.
-        std: Standard deviation over the seeds that `protocol` names, or None for a single one.
+        std: Spread, as `protocol` says: standard deviation over seeds, or standard error; None for
+            a single measurement.
         protocol: How it was measured: data split, binarisation, K, units.
         n: Number of examples it was measured on.
         baselines: Name of a baseline -> its value under the same protocol.

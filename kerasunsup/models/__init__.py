@@ -3,7 +3,9 @@
 from kerasunsup import networks as networks
 from kerasunsup.models.autoencoder import Autoencoder
 from kerasunsup.models.base import UnsupervisedModel
+from kerasunsup.models.classifier import Classifier
+from kerasunsup.models.gan import GAN
 from kerasunsup.models.vae import VAE
 from kerasunsup.models.verbs import verb
 
-__all__ = ["VAE", "Autoencoder", "UnsupervisedModel", "verb"]
+__all__ = ["GAN", "VAE", "Autoencoder", "Classifier", "UnsupervisedModel", "verb"]

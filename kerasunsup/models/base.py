@@ -16,10 +16,10 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from kerasunsup.checks import check_array
+from kerasunsup.checks import check_array, check_labels
 from kerasunsup.errors import InputError
 from kerasunsup.models import resident
-from kerasunsup.models.verbs import VOCABULARY, BoundVerb, drop_labels, verb
+from kerasunsup.models.verbs import VOCABULARY, BoundVerb, drop_labels, labels_of, verb
 from kerasunsup.replicas import Noise, global_mean, replica_count
 
 
@@ -39,6 +39,8 @@ class UnsupervisedModel(keras.Model):
 
     main_verb: ClassVar[str] = "encode"
     loss_terms: ClassVar[tuple[str, ...]] = ("loss",)
+    labels: int | None = None  # number of classes, for a model that trains on labels
+    least_batch: int = 1  # rows that a step needs
 
     def __init__(
         self,
@@ -59,7 +61,7 @@ class UnsupervisedModel(keras.Model):
         self._input_shape = (None, *input_shape)
         self.term_trackers = [keras.metrics.Mean(name=name) for name in self.loss_terms]
         self._train_functions: dict[Any, Any] = {}
-        self._resident_data: tf.Tensor | None = None
+        self._resident_data: Any = None
         self._plan: resident.Plan | None = None
         if normalization is not None and not normalization.built:
             normalization.build(self._input_shape)
@@ -122,10 +124,14 @@ class UnsupervisedModel(keras.Model):
         """
         raise NotImplementedError(f"{type(self).__name__} must define `losses` or `step`.")
 
-    def step(self, x: Any) -> None:
-        """One training step on a preprocessed batch: by default one loss, one optimiser."""
+    def step(self, x: Any, labels: Any = None) -> None:
+        """One training step on a preprocessed batch: by default one loss, one optimiser.
+
+        A model that trains on labels gets them here and, as `labels`, in `losses`.
+        """
+        given = {} if labels is None else {"labels": labels}
         with tf.GradientTape() as tape:
-            terms = self.losses(x, training=True)
+            terms = self.losses(x, training=True, **given)
             loss = global_mean(terms["loss"]) + terms.get("batch_loss", 0.0)
             scaled = self.optimizer.scale_loss(loss)
         self.minimize(tape, scaled, self.trainable_variables)
@@ -163,14 +169,19 @@ class UnsupervisedModel(keras.Model):
         """Metrics of fit and evaluate; families append theirs."""
         return list(self.term_trackers)
 
+    def unpack(self, data: Any) -> tuple[Any, ...]:
+        """Preprocessed examples of a batch, and its labels for a model that trains on them."""
+        x = self.preprocess(drop_labels(data))
+        return (x,) if self.labels is None else (x, labels_of(data))
+
     def train_step(self, data: Any) -> dict[str, Any]:
-        x = drop_labels(data)
-        with tf.control_dependencies([x]):  # no ghost step when the data end
-            self.step(self.preprocess(x))
+        with tf.control_dependencies([drop_labels(data)]):  # no ghost step when the data end
+            self.step(*self.unpack(data))
             return {metric.name: metric.result() for metric in self.metrics}
 
     def test_step(self, data: Any) -> dict[str, Any]:
-        self.track(self.losses(self.preprocess(drop_labels(data)), training=False))
+        x, *labels = self.unpack(data)
+        self.track(self.losses(x, training=False, **dict(zip(["labels"], labels, strict=False))))
         return {metric.name: metric.result() for metric in self.metrics}
 
     def predict_step(self, data: Any) -> Any:
@@ -182,6 +193,10 @@ class UnsupervisedModel(keras.Model):
     def optimizer_variables(self) -> dict[str, list[Any]]:
         """Name of each optimiser -> the variables it trains."""
         return {"optimizer": self.trainable_variables}
+
+    def optimizer_steps(self, name: str) -> int:
+        """Steps of an optimiser in one training step: the unit of its schedule."""
+        return 1
 
     def compile(
         self,
@@ -195,7 +210,7 @@ class UnsupervisedModel(keras.Model):
         """Attaches the optimiser. Losses and metrics are the model's own.
 
         Args:
-            optimizer: Name or Keras optimiser; a dict of them for a model with several.
+            optimizer: Name or Keras optimiser.
             clip_norm: Largest norm of the global gradient over the global batch.
             steps_per_execution: Training steps in one call of the compiled function; chosen
                 from the number of steps in an epoch when None.
@@ -203,12 +218,19 @@ class UnsupervisedModel(keras.Model):
                 over convolutions are slow there.
             run_eagerly: Run step by step in Python, for debugging.
         """
-        given = optimizer if isinstance(optimizer, dict) else {"optimizer": optimizer}
-        if set(given) != set(self.optimizer_variables):
-            raise InputError(
-                f"{type(self).__name__} needs the optimisers {sorted(self.optimizer_variables)}. "
-                f"Received: {sorted(given)}"
-            )
+        self.compile_optimizers(
+            {"optimizer": optimizer}, clip_norm, steps_per_execution, jit_compile, run_eagerly
+        )
+
+    def compile_optimizers(
+        self,
+        optimizers: Mapping[str, Any],
+        clip_norm: float | None,
+        steps_per_execution: int | None,
+        jit_compile: bool,
+        run_eagerly: bool,
+    ) -> None:
+        """What `compile` of every family ends in: one optimiser for each optimizer_variables."""
         super().compile(
             optimizer=None,
             loss=getattr(self, "loss", None),
@@ -221,7 +243,7 @@ class UnsupervisedModel(keras.Model):
         self._train_functions = {}
         with self.distribute_strategy.scope():
             for name, variables in self.optimizer_variables.items():
-                chosen = keras.optimizers.get(given[name])
+                chosen = _optimizer(optimizers[name], name)
                 self._check_clipping(chosen)
                 if self.dtype_policy.name == "mixed_float16" and not isinstance(
                     chosen, keras.optimizers.LossScaleOptimizer
@@ -243,7 +265,7 @@ class UnsupervisedModel(keras.Model):
         if not self.compiled:
             return {}
         return {
-            "optimizer": {
+            "optimizers": {
                 name: keras.saving.serialize_keras_object(getattr(self, name))
                 for name in self.optimizer_variables
             },
@@ -256,9 +278,9 @@ class UnsupervisedModel(keras.Model):
         config = dict(config)
         optimizers = {
             name: keras.saving.deserialize_keras_object(value)
-            for name, value in config.pop("optimizer").items()
+            for name, value in config.pop("optimizers").items()
         }
-        self.compile(optimizers, **config)
+        self.compile(**optimizers, **config)
 
     # Fit: arrays stay in memory as they are, batches are gathered in the graph
 
@@ -276,31 +298,36 @@ class UnsupervisedModel(keras.Model):
         steps_per_epoch: int | None = None,
         **kwargs: Any,
     ) -> keras.callbacks.History:
-        """Trains on arrays or a tf.data.Dataset of batches; labels are ignored.
+        """Trains on arrays or a tf.data.Dataset of batches; most families ignore labels.
 
         The order of examples is a function of the seed and of the number of steps done, so a
         saved and reloaded model goes on as if it had never stopped. Arguments as in Keras.
         """
+        given = x if y is None else (x, y)
         x = drop_labels(x)
         if validation_data is not None and not isinstance(validation_data, tf.data.Dataset):
-            validation_data = self.prepare(drop_labels(validation_data), "validation_data")
+            validation_data = self._arrays(validation_data, "validation_data")
         if isinstance(x, tf.data.Dataset):
             self.check_stream(x)
         else:
-            x = self.prepare(x, "x")
+            arrays = self._arrays(given, "x")
+            x = drop_labels(arrays)
             if validation_split and validation_data is None:
                 kept = round(len(x) * (1 - validation_split))
-                x, validation_data = x[:kept], x[kept:]
+                validation_data = tf.nest.map_structure(lambda array: array[kept:], arrays)
+                arrays = tf.nest.map_structure(lambda array: array[:kept], arrays)
+                x = x[:kept]
             plan = self._plan = resident.Plan(
                 examples=len(x),
                 batch_size=batch_size or 32,
                 steps_per_epoch=steps_per_epoch,
                 steps_per_execution=self.requested_steps_per_execution,
                 replicas=self.distribute_strategy.num_replicas_in_sync,
+                least_batch=self.least_batch,
             )
             steps_per_epoch, batch_size = plan.steps_per_epoch, None
             self.steps_per_execution = plan.steps_per_execution
-            self._resident_data = tf.convert_to_tensor(x)
+            self._resident_data = tf.nest.map_structure(tf.convert_to_tensor, arrays)
             first_epoch = self.steps_done // plan.steps_per_epoch
             x = plan.indices(self.seed if shuffle else None, first_epoch, epochs - initial_epoch)
             kwargs.setdefault("validation_batch_size", plan.batch_size)
@@ -324,9 +351,24 @@ class UnsupervisedModel(keras.Model):
         array = check_array(x, shape=self.input_shape[1:], value_range=self.value_range, name=name)
         return array if array.dtype == np.uint8 else array.astype("float32", copy=False)
 
+    def _arrays(self, data: Any, name: str) -> Any:
+        """Checked examples, with labels `(x, y)` for a model that trains on them."""
+        x = self.prepare(drop_labels(data), name)
+        if self.labels is None:
+            return x
+        y = check_labels(labels_of(data), self.labels)
+        if y.shape != (len(x),):
+            raise InputError(
+                f"`y` must hold one label for each of the {len(x)} examples. "
+                f"Received: shape {y.shape}"
+            )
+        return x, y
+
     def check_stream(self, x: tf.data.Dataset) -> None:
         """Raises unless `x` gives batches of examples, with or without labels."""
         shape = drop_labels(x.element_spec).shape
+        if self.labels is not None:
+            labels_of(x.element_spec)
         if shape.rank != len(self.input_shape):
             raise InputError(
                 f"A tf.data.Dataset must give batches of shape {('batch', *self.input_shape[1:])}: "
@@ -347,11 +389,12 @@ class UnsupervisedModel(keras.Model):
         return int(getattr(self, next(iter(self.optimizer_variables))).iterations.numpy())
 
     def evaluate(self, x: Any = None, y: Any = None, **kwargs: Any) -> Any:
-        """Keras' `evaluate`; labels are ignored, the noise stream is fixed."""
-        x = drop_labels(x)
-        if not isinstance(x, tf.data.Dataset) and not kwargs.get("_use_cached_eval_dataset"):
-            x = self.prepare(x, "x")
-        return super().evaluate(x, **kwargs)
+        """Keras' `evaluate` on data as in `fit`; the noise stream is fixed."""
+        if kwargs.get("_use_cached_eval_dataset") or isinstance(drop_labels(x), tf.data.Dataset):
+            return super().evaluate(drop_labels(x), **kwargs)
+        arrays = self._arrays(x if y is None else (x, y), "x")
+        x, y = arrays if isinstance(arrays, tuple) else (arrays, None)
+        return super().evaluate(x, y, **kwargs)
 
     def make_train_function(self, force: bool = False) -> Any:
         if self._resident_data is None or self._plan is None:
@@ -432,9 +475,11 @@ class UnsupervisedModel(keras.Model):
             return tf.TensorSpec(self.input_shape, tf.float32, name="x")
         if argument == "seed":
             return tf.TensorSpec((None, 2), tf.int32, name="seed")
+        if argument == "label":
+            return tf.TensorSpec((None,), tf.int32, name="label")
         if argument == "latent":
             return tf.TensorSpec((None, self.latent_dim), tf.float32, name="latent")
-        raise InputError(f"A verb takes `x`, `latent` or `seed`. Received: {argument!r}")
+        raise InputError(f"A verb takes `x`, `latent`, `seed` or `label`. Received: {argument!r}")
 
     def check_ready(self, name: str) -> None:
         """Raises if verb `name` needs something that is not there yet."""
@@ -454,17 +499,39 @@ class UnsupervisedModel(keras.Model):
         self.anomaly.adapt(self.score(x)["score"], quantile)
 
 
+def _optimizer(given: Any, name: str) -> keras.optimizers.Optimizer:
+    try:
+        return keras.optimizers.get(given)
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"`{name}` must be the name of a Keras optimiser or an optimiser. Received: {given!r}"
+        ) from error
+
+
+def check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
+    """Raises unless the argument `name` has one of the values allowed."""
+    if value not in choices:
+        raise InputError(f"`{name}` must be one of {choices}. Received: {value!r}")
+
+
+def output_activation(network: keras.Model) -> str | None:
+    """Name of the activation that a network ends in, "linear" for none, None if unknown."""
+    for layer in reversed(network.layers):
+        activation = getattr(layer, "activation", None)
+        if activation is not None:
+            return getattr(activation, "__name__", None)
+        if layer.weights:
+            return None
+    return None
+
+
 def check_linear_output(decoder: keras.Model, reason: str) -> None:
     """Raises if the decoder ends in a sigmoid where its outputs are read as logits."""
-    for layer in reversed(decoder.layers):
-        activation = getattr(layer, "activation", None)
-        if activation is keras.activations.sigmoid:
-            raise InputError(
-                f"With {reason} the decoder's outputs are logits: give its last layer "
-                f"activation=None. Received: sigmoid in layer {layer.name!r}"
-            )
-        if layer.weights:
-            return
+    if output_activation(decoder) == "sigmoid":
+        raise InputError(
+            f"With {reason} the decoder's outputs are logits: give its last layer "
+            "activation=None. Received: sigmoid"
+        )
 
 
 def refuse_normalization(normalization: Any, reason: str) -> None:

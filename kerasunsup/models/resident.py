@@ -29,6 +29,7 @@ class Plan:
         steps_per_epoch: Steps after which an epoch ends; all rows when None.
         steps_per_execution: Steps in a call; chosen when None.
         replicas: Number of replicas.
+        least_batch: A last batch of fewer rows is left out.
     """
 
     def __init__(
@@ -38,18 +39,27 @@ class Plan:
         steps_per_epoch: int | None,
         steps_per_execution: int | None,
         replicas: int,
+        least_batch: int = 1,
     ) -> None:
         if batch_size < 1:
             raise InputError(f"`batch_size` must be at least 1. Received: {batch_size}")
         self.examples = examples
         self.batch_size = batch_size
-        full_epoch = math.ceil(examples / batch_size)
+        rest = examples % batch_size
+        used = examples - rest if rest < least_batch else examples
+        if not used:
+            raise InputError(
+                f"A step needs at least {least_batch} examples. Received: {examples} examples, "
+                f"batch_size={batch_size}"
+            )
+        full_epoch = math.ceil(used / batch_size)
         self.steps_per_epoch = full_epoch if steps_per_epoch is None else steps_per_epoch
         if not 1 <= self.steps_per_epoch <= full_epoch:
             raise InputError(
                 f"`steps_per_epoch` must be from 1 to {full_epoch}, the steps that {examples} "
                 f"examples give. Received: {steps_per_epoch}"
             )
+        self.rows = min(used, self.steps_per_epoch * batch_size)
         if replicas > 1:
             self.steps_per_execution = 1
         else:
@@ -58,7 +68,6 @@ class Plan:
 
     def indices(self, seed: int | None, first_epoch: int, epochs: int) -> tf.data.Dataset:
         """Blocks of row numbers, epoch after epoch; the order depends on seed and epoch alone."""
-        rows = min(self.examples, self.steps_per_epoch * self.batch_size)
 
         def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
             order = tf.range(self.examples, dtype=tf.int32)
@@ -66,7 +75,7 @@ class Plan:
                 stream = tf.stack([tf.constant(seed % 2**31, tf.int64), epoch])
                 order = tf.random.experimental.stateless_shuffle(order, stream)
             block = self.batch_size * self.steps_per_execution
-            return tf.data.Dataset.from_tensor_slices(order[:rows]).batch(block)
+            return tf.data.Dataset.from_tensor_slices(order[: self.rows]).batch(block)
 
         epochs_seen = tf.data.Dataset.range(first_epoch, first_epoch + max(epochs, 0))
         return epochs_seen.flat_map(one_epoch).prefetch(1)
@@ -86,9 +95,9 @@ def train_function(model: UnsupervisedModel, plan: Plan) -> Any:
 def _replicated_step(model: UnsupervisedModel) -> Any:
     strategy = model.distribute_strategy
 
-    def one_step(iterator: Any, data: tf.Tensor) -> Any:
+    def one_step(iterator: Any, data: Any) -> Any:
         logs = strategy.run(
-            lambda rows: model.train_step(tf.gather(data, rows)), args=(next(iterator),)
+            lambda rows: model.train_step(_rows(data, rows)), args=(next(iterator),)
         )
         return {name: strategy.reduce("MEAN", log, axis=None) for name, log in logs.items()}
 
@@ -98,11 +107,11 @@ def _replicated_step(model: UnsupervisedModel) -> Any:
 def _many_steps(model: UnsupervisedModel, plan: Plan) -> Any:
     batch, most = plan.batch_size, plan.steps_per_execution
 
-    def full_batches(rows: tf.Tensor, steps: tf.Tensor, data: tf.Tensor) -> None:
+    def full_batches(rows: tf.Tensor, steps: tf.Tensor, data: Any) -> None:
         batches = tf.reshape(rows, (most, batch))
 
         def body(i: tf.Tensor) -> tuple[tf.Tensor]:
-            model.train_step(tf.gather(data, batches[i]))
+            model.train_step(_rows(data, batches[i]))
             return (i + 1,)
 
         tf.while_loop(lambda i: i < steps, body, (tf.constant(0),))
@@ -110,14 +119,14 @@ def _many_steps(model: UnsupervisedModel, plan: Plan) -> Any:
     if model.jit_steps:
         full_batches = tf.function(_unconverted(full_batches), jit_compile=True)
 
-    def block(iterator: Any, data: tf.Tensor) -> dict[str, Any]:
+    def block(iterator: Any, data: Any) -> dict[str, Any]:
         rows = next(iterator)
         count = tf.size(rows)
         steps = count // batch
         full_batches(tf.pad(rows, [[0, most * batch - count]]), steps, data)
 
         def last_batch() -> tf.Tensor:
-            model.train_step(tf.gather(data, rows[steps * batch :]))
+            model.train_step(_rows(data, rows[steps * batch :]))
             return tf.constant(0)
 
         tf.cond(count % batch > 0, last_batch, lambda: tf.constant(0))
@@ -127,13 +136,18 @@ def _many_steps(model: UnsupervisedModel, plan: Plan) -> Any:
 
 
 def _eager_steps(model: UnsupervisedModel, plan: Plan) -> Any:
-    def block(iterator: Any, data: tf.Tensor) -> dict[str, Any]:
+    def block(iterator: Any, data: Any) -> dict[str, Any]:
         rows = next(iterator)
         for start in range(0, len(rows), plan.batch_size):
-            logs = model.train_step(tf.gather(data, rows[start : start + plan.batch_size]))
+            logs = model.train_step(_rows(data, rows[start : start + plan.batch_size]))
         return logs
 
     return block
+
+
+def _rows(data: Any, rows: Any) -> Any:
+    """The chosen rows of a tensor, or of each tensor of a tuple."""
+    return tf.nest.map_structure(lambda tensor: tf.gather(tensor, rows), data)
 
 
 def _unconverted(function: Any) -> Any:

@@ -27,6 +27,7 @@ from kerasunsup.losses import (
 from kerasunsup.metrics.active_units import ActiveUnits
 from kerasunsup.models.base import (
     UnsupervisedModel,
+    check_choice,
     check_linear_output,
     refuse_normalization,
 )
@@ -86,8 +87,8 @@ class VAE(UnsupervisedModel):
         seed: int | None = None,
         **kwargs: Any,
     ) -> None:
-        _check_choice("likelihood", likelihood, ("bernoulli", "gaussian"))
-        _check_choice("binarization", binarization, ("none", "static", "dynamic"))
+        check_choice("likelihood", likelihood, ("bernoulli", "gaussian"))
+        check_choice("binarization", binarization, ("none", "static", "dynamic"))
         if likelihood == "bernoulli":
             check_linear_output(decoder, "likelihood='bernoulli'")
             value_range = value_range or (0.0, 1.0)
@@ -332,8 +333,3 @@ class VAE(UnsupervisedModel):
             ops.reshape(log_likelihood, (-1, k)) + log_normal(z) - log_normal(z, mean, log_variance)
         )
         return self.anomaly(-log_mean_exp(weights))
-
-
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise InputError(f"`{name}` must be one of {choices}. Received: {value!r}")

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 import tensorflow as tf
 
-from kerasunsup.checks import check_array
+from kerasunsup.checks import check_array, check_labels
 from kerasunsup.errors import InputError
 
 if TYPE_CHECKING:
     from kerasunsup.models.base import UnsupervisedModel
 
-Run = Callable[[tf.Tensor], dict[str, tf.Tensor]]
+Run = Callable[..., dict[str, tf.Tensor]]
 
 VOCABULARY = (
     "encode",
@@ -34,6 +34,7 @@ class verb:  # a decorator, named like one
 
     The name of the method's argument says what it takes: `x` (examples, already scaled as the
     networks want them), `latent`, or `seed` (int32 `(batch, 2)`: seed and index of each sample).
+    A second argument `label` (int32 `(batch,)`) is there for models that condition on classes.
     On an instance the verb takes arrays or a batched tf.data.Dataset, checks them, runs them in
     batches through one compiled function and returns a dict of named NumPy arrays:
 
@@ -46,7 +47,7 @@ class verb:  # a decorator, named like one
 
     def __init__(self, method: Callable[..., dict[str, Any]]) -> None:
         self.method = method
-        self.argument = list(inspect.signature(method).parameters)[1]
+        _, self.argument, *self.conditions = inspect.signature(method).parameters
         self.__doc__ = method.__doc__
 
     def __set_name__(self, owner: type, name: str) -> None:
@@ -73,52 +74,93 @@ class BoundVerb:
         self.model = model
         self.run = run
         self.argument = definition.argument
+        self.classes = model.labels if definition.conditions else None  # those that `label` chooses from
         self.__doc__ = definition.__doc__
         self.__name__ = definition.name
 
-    def __call__(self, x: Any, batch_size: int = 256) -> dict[str, np.ndarray]:
+    @property
+    def input_specs(self) -> list[tf.TensorSpec]:
+        """What it takes: one named spec for each input of the signature."""
+        names = [self.argument, *(self.definition.conditions if self.classes else [])]
+        return [self.model.input_spec_of(name) for name in names]
+
+    def __call__(self, x: Any, batch_size: int = 256, label: Any = None) -> dict[str, np.ndarray]:
         shape = tuple(self.model.input_spec_of(self.argument).shape[1:])
         value_range = self.model.value_range if self.argument == "x" else None
         checked = (
             check_array(batch, shape=shape, value_range=value_range, name=self.argument)
             for batch in batches(x, batch_size, len(shape))
         )
-        return self._run(checked)
+        return self._run(checked, label)
 
-    def graph(self, tensor: Any) -> dict[str, Any]:
+    def graph(self, tensor: Any, *conditions: Any) -> dict[str, Any]:
         """The verb on one batch of raw inputs, inside a graph: what is exported."""
         if self.argument == "x":
             tensor = self.model.preprocess(tensor)
-        return self.definition.method(self.model, tensor)
+        return self.definition.method(self.model, tensor, *conditions)
 
-    def _run(self, checked: Iterator[np.ndarray]) -> dict[str, np.ndarray]:
+    def _run(self, checked: Iterator[np.ndarray], label: Any) -> dict[str, np.ndarray]:
         self.model.check_ready(self.__name__)
         parts = []
-        for batch in checked:
-            tensor = _as_tensor(batch)
-            outputs = (self.run or self._compiled(tensor.dtype))(tensor)
+        for inputs in self._with_labels(checked, label):
+            tensors = [_as_tensor(array) for array in inputs]
+            outputs = (self.run or self._compiled(tensors[0].dtype))(*tensors)
             parts.append({name: value.numpy() for name, value in outputs.items()})
         if not parts:
             raise InputError(f"`{self.argument}` must hold at least one batch. Received: none")
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
+    def _with_labels(
+        self, checked: Iterator[np.ndarray], label: Any
+    ) -> Iterator[tuple[np.ndarray, ...]]:
+        """Each batch, for a conditional model with the classes asked for."""
+        if self.classes is None:
+            if label is not None:
+                raise InputError(f"This model has no classes: leave out label={label!r}.")
+            yield from ((batch,) for batch in checked)
+            return
+        if label is None:
+            raise InputError(
+                f"`{self.__name__}` of a conditional model needs `label`, one class each."
+            )
+        labels, start = check_labels(label, self.classes, "label"), 0
+        for batch in checked:
+            part = (
+                labels[start : start + len(batch)] if labels.ndim else np.full(len(batch), labels)
+            )
+            start += len(batch)
+            if len(part) == len(batch):
+                yield batch, part
+        if labels.ndim and len(labels) != start:
+            raise InputError(
+                "`label` must be one class, or one for each example. "
+                f"Received: {len(labels)} labels for {start} examples"
+            )
+
     def _compiled(self, dtype: tf.DType) -> Any:
         """The compiled graph, kept on the model: tracing costs more than most requests."""
         cache, key = self.model.compiled_verbs, f"{self.__name__}_{dtype.name}"
         if key not in cache:
-            spec = self.model.input_spec_of(self.argument)
-            signature = [tf.TensorSpec(spec.shape, dtype, name=self.argument)]
+            first, *others = self.input_specs
+            signature = [tf.TensorSpec(first.shape, dtype, name=first.name), *others]
             graph = tf.autograph.experimental.do_not_convert(self.graph)
             cache[key] = tf.function(graph).get_concrete_function(*signature)
         return cache[key]
 
 
 class GeneratingVerb(BoundVerb):
-    """A verb that draws: equal seeds give equal samples, and sample i does not depend on count."""
+    """A verb that draws: equal seeds give equal samples, and sample i does not depend on count.
 
-    def __call__(self, count: int, seed: int = 0, batch_size: int = 256) -> dict[str, np.ndarray]:  # type: ignore[override]
+    A conditional model draws classes in turn unless `label` (one, or one for each sample) is given.
+    """
+
+    def __call__(  # type: ignore[override]
+        self, count: int, seed: int = 0, batch_size: int = 256, label: Any = None
+    ) -> dict[str, np.ndarray]:
         rows = seed_rows(count, seed)
-        return self._run(iter(_split(rows, check_batch_size(batch_size))))
+        if label is None and self.classes:
+            label = np.arange(count) % self.classes
+        return self._run(iter(_split(rows, check_batch_size(batch_size))), label)
 
 
 def seed_rows(count: int, seed: int) -> np.ndarray:
@@ -161,6 +203,17 @@ def drop_labels(x: Any) -> Any:
             )
         return drop_labels(x[0])
     return x
+
+
+def labels_of(data: Any) -> Any:
+    """`(x, y)` -> y.
+
+    Raises:
+        InputError: There are no labels.
+    """
+    if not isinstance(data, tuple) or len(data) < 2 or data[1] is None:
+        raise InputError("This model trains on labels: give batches (x, y). Received: no labels")
+    return data[1]
 
 
 def batches(x: Any, batch_size: int, rank: int) -> Iterator[Any]:

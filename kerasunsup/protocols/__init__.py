@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from kerasunsup.evaluation import Subject
 
 SPLITS = ("train", "validation", "test")
+FEWEST_IMAGES = 20  # below, a set of samples is no distribution
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Protocol:
         needs: Verbs of the model, or methods of the Keras model, that it calls.
         obstacle: (subject) -> why the data do not fit, "" if they do.
         default: (subject) -> the name under which it is measured unasked, "" for never.
+        table: README table of a data set that its values stand in, "" for the main one.
     """
 
     example: str
@@ -39,6 +41,7 @@ class Protocol:
     needs: tuple[str, ...]
     obstacle: Callable[[Subject], str] = lambda subject: ""
     default: Callable[[Subject], str] = lambda subject: ""
+    table: str = ""
 
     def misfit(self, subject: Subject) -> str:
         """Why this does not fit the model or the data; "" if it does."""
@@ -99,7 +102,49 @@ def _quick_nll(subject: Subject) -> str:
     return "nll_k500" if subject.count("test") <= 1000 else "nll_k500_n1000"
 
 
+def _lacks_images(subject: Subject) -> str:
+    data = subject.data
+    if not data.is_image or data.value_range != (0.0, 1.0):
+        return "it needs images with values in [0, 1]"
+    if subject.count("test") < FEWEST_IMAGES:
+        return f"it needs {FEWEST_IMAGES} test images or more"
+    return ""
+
+
+def _lacks_extractor(subject: Subject) -> str:
+    if _lacks_images(subject) or subject.extractor_entry:
+        return _lacks_images(subject)
+    return (
+        "the zoo has no trained classifier of exactly these data to look at samples. Train one of "
+        'family "classifier" on the same splits, then zoo.register its run'
+    )
+
+
+def _not_conditional(subject: Subject) -> str:
+    if not getattr(subject.keras_model, "labels", None):
+        return "it needs a model that generates what class it is asked for"
+    return _lacks_extractor(subject) or _lacks_classes(subject)
+
+
+def _quick(measure: str) -> Callable[[Subject], str]:
+    """Default name of a measure of samples: on 1,000 of them at most."""
+    return lambda subject: measure if subject.count("test") <= 1000 else f"{measure}_n1000"
+
+
 _HERE = "kerasunsup.protocols"
+
+
+def _of_samples(
+    example: str,
+    obstacle: Callable[[Subject], str] = _lacks_extractor,
+    default: Callable[[Subject], str] = lambda subject: "",
+    function: str = "measure_samples",
+) -> Protocol:
+    measure = f"{_HERE}.samples:{function}"
+    return Protocol(example, measure, ("generate",), obstacle, default, "samples")
+
+
+_N = r"(_n(?P<count>[1-9]\d*))?"
 
 PROTOCOLS: dict[str, Protocol] = {
     r"mse": Protocol(
@@ -150,6 +195,13 @@ PROTOCOLS: dict[str, Protocol] = {
         _lacks_classes,
         lambda subject: "knn",
     ),
+    r"accuracy": Protocol(
+        "accuracy",
+        f"{_HERE}.classification:measure_accuracy",
+        ("classify",),
+        _lacks_classes,
+        lambda subject: "accuracy",
+    ),
     r"auroc": Protocol(
         "auroc",
         f"{_HERE}.anomaly:measure_auroc",
@@ -157,4 +209,15 @@ PROTOCOLS: dict[str, Protocol] = {
         _not_one_class,
         lambda subject: "auroc",
     ),
+    rf"(?P<measure>fcd(_relative)?){_N}": _of_samples("fcd_relative"),
+    rf"(?P<measure>kid){_N}": _of_samples("kid_n1000", default=_quick("kid")),
+    rf"(?P<measure>precision|recall){_N}": _of_samples("precision"),
+    rf"(?P<measure>density|coverage){_N}": _of_samples("coverage"),
+    rf"(?P<measure>class_entropy){_N}": _of_samples(
+        "class_entropy", default=_quick("class_entropy")
+    ),
+    rf"class_accuracy{_N}": _of_samples(
+        "class_accuracy", _not_conditional, _quick("class_accuracy"), "measure_class_accuracy"
+    ),
+    rf"(?P<measure>memorization){_N}": _of_samples("memorization", _lacks_images),
 }

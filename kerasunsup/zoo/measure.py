@@ -41,6 +41,7 @@ def measure(run_folder: str | os.PathLike[str]) -> Card:
     from kerasunsup.building import import_modules
     from kerasunsup.evaluation import evaluate
     from kerasunsup.export import ServedModel
+    from kerasunsup.health import examine
 
     data = recipe.data.load()
     if data.fingerprint != facts["data_fingerprint"]:
@@ -65,6 +66,7 @@ def measure(run_folder: str | os.PathLike[str]) -> Card:
         parameters=facts["parameters"],
         git_commit=_commit(),
         calibration=_calibration(served.model),
+        health=tuple(examine(served, data, "test")[0]) if "discriminate" in served.verbs else None,
     )
     pictures.preview(served, data, folder / "preview.png")
     card.write(folder / "card.json")

@@ -10,6 +10,7 @@ from pathlib import Path
 from kerasunsup.card import Card
 from kerasunsup.errors import InputError
 from kerasunsup.files import atomic_write
+from kerasunsup.protocols import find
 from kerasunsup.recipe import Recipe
 
 BEGIN, END = "<!-- results -->", "<!-- /results -->"
@@ -45,6 +46,7 @@ def entry_page(card: Card) -> str:
                 f"* Data: {card.dataset}, sha256 `{card.data_fingerprint[:16]}…`.",
                 f"* Trained in {card.wall_time_s:.0f} s with seed {card.seed}, version "
                 f"{card.version}: {', '.join(f'{k} {v}' for k, v in card.versions.items())}.",
+                *([] if card.health is None else [f"* Health: {' '.join(card.health) or 'good'}."]),
                 f"* Licence: {card.license}.",
                 *(f"* {reference}" for reference in recipe.references),
             ]
@@ -55,41 +57,60 @@ def entry_page(card: Card) -> str:
 
 
 def results_table(cards: Iterable[Card]) -> str:
-    """One Markdown table per data set: our entries, the baselines, published numbers."""
+    """Markdown tables per data set: our entries, the baselines, published numbers.
+
+    What is measured of samples stands in a table of its own.
+    """
     cards = sorted(cards, key=lambda card: card.name)
-    datasets = sorted({card.dataset for card in cards})
-    return "\n\n".join(
-        f"**{dataset}**\n\n" + _dataset_table([card for card in cards if card.dataset == dataset])
-        for dataset in datasets
-    )
+    parts = []
+    for dataset in sorted({card.dataset for card in cards}):
+        ours = [card for card in cards if card.dataset == dataset]
+        metrics = list(dict.fromkeys(name for card in ours for name in card.metrics))
+        for table in dict.fromkeys(["", *map(_table_of, metrics)]):
+            chosen = [name for name in metrics if _table_of(name) == table]
+            if chosen:
+                title = f"**{dataset}, {table}**" if table else f"**{dataset}**"
+                parts.append(f"{title}\n\n{_table(ours, chosen)}")
+    return "\n\n".join(parts)
 
 
-def _dataset_table(cards: Sequence[Card]) -> str:
-    metrics = list(dict.fromkeys(name for card in cards for name in card.metrics))
+def _table_of(metric: str) -> str:
+    try:
+        return find(metric)[0].table
+    except InputError:  # of a protocol that is no longer
+        return ""
+
+
+def _table(cards: Sequence[Card], metrics: Sequence[str]) -> str:
+    """The entries that have one of the metrics, and what stands beside them."""
     rows = []
     for card in cards:
         measured = {
-            name: measurement(metric.value, metric.std) for name, metric in card.metrics.items()
+            name: measurement(card.metrics[name].value, card.metrics[name].std)
+            for name in metrics
+            if name in list(card.metrics)
         }
-        label = f"[{card.name}](zoo/{card.name})"
-        rows.append((label, network(card.recipe), f"{card.parameters:,}", measured))
-    for who, values in _baselines(cards).items():
+        if measured:
+            label = f"[{card.name}](zoo/{card.name})"
+            rows.append((label, network(card.recipe), f"{card.parameters:,}", measured))
+    for who, values in _baselines(cards, metrics).items():
         rows.append((f"*{who}*", "baseline", "", values))
     for number in dict.fromkeys(one for card in cards for one in card.recipe.published):
-        value = {number.metric: measurement(number.value, number.std)}
-        rows.append((f"{number.name}, {number.source}", "published", "", value))
+        if number.metric in metrics:
+            value = {number.metric: measurement(number.value, number.std)}
+            rows.append((f"{number.name}, {number.source}", "published", "", value))
     return markdown_table(
         ["entry", "network", "parameters", *metrics],
         [[*row, *(values.get(name, "") for name in metrics)] for *row, values in rows],
     )
 
 
-def _baselines(cards: Sequence[Card]) -> dict[str, dict[str, str]]:
+def _baselines(cards: Sequence[Card], metrics: Sequence[str]) -> dict[str, dict[str, str]]:
     """Row -> metric -> value; where entries differ in a value, each has a row of its own."""
     by_name: dict[str, dict[str, dict[str, str]]] = {}
     for card in cards:
         for metric, measured in card.metrics.items():
-            for who, value in measured.baselines.items():
+            for who, value in measured.baselines.items() if metric in metrics else ():
                 own = by_name.setdefault(who, {}).setdefault(card.name, {})
                 own[metric] = _number(value)
     rows: dict[str, dict[str, str]] = {}

@@ -1,8 +1,7 @@
-"""Backbones and decoders: plain functional Keras models that every family shares.
+"""Backbones and decoders.
 
-A backbone maps an example to features, a decoder maps a latent to an example. Any functional Keras
-model with one input and one output takes their place. Decoders end without an activation: a model
-with a Bernoulli likelihood or a cross-entropy loss reads the outputs as logits.
+Decoders end without an activation: a model with a Bernoulli likelihood or a cross-entropy loss
+reads the outputs as logits.
 """
 
 from __future__ import annotations
@@ -121,6 +120,34 @@ def conv_backbone(
         )(x)
     x = layers.Flatten(name="flatten")(x)
     return keras.Model(inputs, _dense_stack(x, units, activation, gated=False), name=name)
+
+
+@register
+def vgg_backbone(
+    input_shape: Sequence[int],
+    filters: Sequence[Sequence[int]],
+    units: Sequence[int] = (),
+    name: str = "backbone",
+) -> keras.Model:
+    """Blocks of 3x3 convolutions with batch normalisation, max-pooling between the blocks, global
+    average pooling, then fully connected layers: Simonyan & Zisserman 2015.
+
+    Args:
+        input_shape: `(height, width, channels)`.
+        filters: Channels of each convolution of each block: `[[32], [64, 64]]`.
+        units: Width of each fully connected layer after them.
+        name: Name of the model.
+    """
+    x = inputs = keras.Input(tuple(input_shape), name="x")
+    for i, block in enumerate(filters):
+        if i:
+            x = layers.MaxPooling2D(name=f"pool_{i}")(x)
+        for j, count in enumerate(block):
+            x = layers.Conv2D(count, 3, 1, "same", use_bias=False, name=f"convolution_{i}_{j}")(x)
+            x = layers.BatchNormalization(synchronized=True, name=f"normalize_{i}_{j}")(x)
+            x = layers.ReLU(name=f"relu_{i}_{j}")(x)
+    x = layers.GlobalAveragePooling2D(name="average")(x)
+    return keras.Model(inputs, _dense_stack(x, units, "relu", gated=False), name=name)
 
 
 @register
