@@ -19,7 +19,7 @@ PLAYERS = ("generator", "discriminator")
 
 def make_gan(labels=None, normalization="batch", seed=1, **arguments):
     return GAN(
-        networks.dcgan_generator(4, SHAPE, [8], labels=labels),
+        networks.dcgan_generator(4, SHAPE, [8, 4], labels=labels),
         networks.dcgan_discriminator(SHAPE, [4, 8], normalization, labels=labels),
         4,
         labels=labels,
@@ -346,7 +346,7 @@ def test_bad_arguments_are_refused(arguments, message):
 
 
 def test_networks_that_do_not_fit_are_refused():
-    generator = networks.dcgan_generator(4, SHAPE, [8])
+    generator = networks.dcgan_generator(4, SHAPE, [8, 4])
     discriminator = networks.dcgan_discriminator(SHAPE, [8])
     with pytest.raises(InputError, match="generator"):
         GAN(generator, discriminator, 5)
@@ -356,7 +356,7 @@ def test_networks_that_do_not_fit_are_refused():
     with pytest.raises(InputError, match="tanh"):
         GAN(sigmoid_generator, discriminator, 4, value_range=(0, 1))
     with pytest.raises(InputError, match="divisible"):
-        networks.dcgan_generator(4, (10, 10, 1), [8, 8])
+        networks.dcgan_generator(4, (10, 10, 1), [8, 8, 8])
 
 
 def test_tables_keep_their_units():

@@ -36,7 +36,7 @@ def autoencoder(**arguments):
     )
 
 
-def gan(generator=networks.dcgan_generator, filters=(8,), labels=None, **arguments):
+def gan(generator=networks.dcgan_generator, filters=(8, 4), labels=None, **arguments):
     discriminator = arguments.pop("discriminator")
     return GAN(
         generator(4, SHAPE, filters, labels=labels), discriminator, 4, labels=labels, seed=1,

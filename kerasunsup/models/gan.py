@@ -84,7 +84,7 @@ class GAN(UnsupervisedModel):
 
     Example:
 
-        generator = networks.dcgan_generator(64, (28, 28, 1), filters=[64, 32])
+        generator = networks.dcgan_generator(64, (28, 28, 1), filters=[96, 48, 24])
         discriminator = networks.dcgan_discriminator((28, 28, 1), filters=[32, 64])
         gan = GAN(generator, discriminator, latent_dim=64, value_range=(0, 1))
         gan.compile(keras.optimizers.Adam(2e-4, 0.5), keras.optimizers.Adam(2e-4, 0.5))

@@ -74,7 +74,9 @@ class BoundVerb:
         self.model = model
         self.run = run
         self.argument = definition.argument
-        self.classes = model.labels if definition.conditions else None  # those that `label` chooses from
+        self.classes = (
+            model.labels if definition.conditions else None
+        )  # those that `label` chooses from
         self.__doc__ = definition.__doc__
         self.__name__ = definition.name
 

@@ -90,8 +90,8 @@ def dcgan_generator(
 
     Args:
         latent_dim: Number of latent dimensions.
-        output_shape: `(height, width, channels)`, divisible by `2 ** len(filters)`.
-        filters: Channels of the first feature map and of each following one.
+        output_shape: `(height, width, channels)`, divisible by `2 ** (len(filters) - 1)`.
+        filters: Channels of the first feature map and after each transposed convolution.
         labels: Number of classes, for a conditional generator.
         name: Name of the model.
 
@@ -99,16 +99,14 @@ def dcgan_generator(
         InputError: The image cannot be halved that often.
     """
     inputs, x = _generator_inputs(latent_dim, labels)
-    grid = _first_grid(output_shape, filters[0], doublings=len(filters))
+    grid = _first_grid(output_shape, filters)
     x = layers.Dense(math.prod(grid), use_bias=False, name="project")(x)
     x = layers.Reshape(grid, name="grid")(x)
-    for i, count in enumerate([*filters[1:], output_shape[-1]]):
-        x = _batch_normalization(f"normalize_{i}")(x)
-        x = layers.ReLU(name=f"relu_{i}")(x)
-        last = i == len(filters) - 1
-        x = layers.Conv2DTranspose(
-            count, 4, 2, "same", use_bias=last, activation="tanh" if last else None, name=f"up_{i}"
-        )(x)
+    x = layers.ReLU(name="relu")(_batch_normalization("normalize")(x))
+    for i, count in enumerate(filters[1:]):
+        x = layers.Conv2DTranspose(count, 4, 2, "same", use_bias=False, name=f"up_{i}")(x)
+        x = layers.ReLU(name=f"relu_{i}")(_batch_normalization(f"normalize_{i}")(x))
+    x = layers.Conv2D(output_shape[-1], 3, 1, "same", activation="tanh", name="output")(x)
     return keras.Model(inputs, x, name=name)
 
 
@@ -168,7 +166,7 @@ def residual_generator(
         InputError: The image cannot be halved that often.
     """
     inputs, x = _generator_inputs(latent_dim, labels)
-    grid = _first_grid(output_shape, filters[0], doublings=len(filters) - 1)
+    grid = _first_grid(output_shape, filters)
     x = layers.Dense(math.prod(grid), name="project")(x)
     x = layers.Reshape(grid, name="grid")(x)
     for i, count in enumerate(filters[1:]):
@@ -246,16 +244,16 @@ def _discriminator(
     return keras.Model([example, label], layers.Add(name="sum")([logit, projection]), name=name)
 
 
-def _first_grid(output_shape: Sequence[int], filters: int, doublings: int) -> tuple[int, int, int]:
-    """Shape of the feature map that grows to `output_shape`."""
+def _first_grid(output_shape: Sequence[int], filters: Sequence[int]) -> tuple[int, int, int]:
+    """Shape of the first feature map, which is doubled for each further number of filters."""
     height, width, _ = output_shape
-    scale = 2**doublings
+    scale = 2 ** (len(filters) - 1)
     if height % scale or width % scale:
         raise InputError(
-            f"`filters` of this length needs height and width divisible by {scale}: use fewer "
-            f"filters or pad the images. Received: output_shape={tuple(output_shape)}"
+            f"`filters` of length {len(filters)} needs height and width divisible by {scale}: use "
+            f"fewer filters or pad the images. Received: output_shape={tuple(output_shape)}"
         )
-    return height // scale, width // scale, filters
+    return height // scale, width // scale, filters[0]
 
 
 def _batch_normalization(name: str, momentum: float = 0.9) -> layers.Layer:
