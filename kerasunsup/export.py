@@ -49,27 +49,20 @@ def export(model: UnsupervisedModel, folder: str | Path) -> Path:
     for name in model.verbs:
         model.check_ready(name)
     folder = Path(folder)
+    finished = model.without_training_state()
     with atomic_folder(folder) as temporary:
         archive = keras.export.ExportArchive()
-        for name in model.verbs:
-            bound = model.verb(name)
+        for name in finished.verbs:
+            bound = finished.verb(name)
             archive.add_endpoint(name, bound.graph, bound.input_specs)
-        main = model.verb(model.main_verb)
+        main = finished.verb(finished.main_verb)
         archive.add_endpoint("serving_default", main.graph, main.input_specs)
         archive.write_out(str(temporary), verbose=False)
         path = temporary / KERAS_FILE
         path.parent.mkdir()
-        without_optimizer(model).save(path)
+        finished.save(path)
         _compare(model, ServedModel(temporary))
     return folder
-
-
-def without_optimizer(model: UnsupervisedModel) -> UnsupervisedModel:
-    """An uncompiled copy: networks, weights, calibration and random state."""
-    copy = type(model).from_config(model.get_config())
-    for target, source in zip(copy.variables, model.variables, strict=True):
-        target.assign(source)
-    return copy
 
 
 class ServedModel:

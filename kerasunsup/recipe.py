@@ -65,6 +65,9 @@ class TrainSpec:
         fcd_every: Epochs between measurements of 2,000 samples (fcd_relative); 0 for none.
         patience: Epochs without a better validation loss after which training stops.
         standardize: Normalise the columns of tables.
+        weight_bits: Significant bits that trained weights are rounded to before they are exported,
+            so that packages and repositories compress them: 13 leave 6 of 10 bytes. None keeps
+            all 24.
     """
 
     epochs: int = _at_least(1)
@@ -74,6 +77,7 @@ class TrainSpec:
     fcd_every: int = _at_least(0, 0)
     patience: int | None = _at_least(1, None)
     standardize: bool = False
+    weight_bits: int | None = _at_least(8, None)
 
 
 @dataclass(frozen=True)

@@ -121,7 +121,10 @@ def train(
         )
         with atomic_file(folder / "model.keras") as path:
             model.save(path)
-        export(model, folder / "saved_model" / str(recipe.version))
+        finished = model.without_training_state()
+        if recipe.train.weight_bits:
+            round_weights(finished, recipe.train.weight_bits)
+        export(finished, folder / "saved_model" / str(recipe.version))
     except KeyboardInterrupt:
         raise TrainingError(
             f"Stopped in epoch {checkpoint.epoch + 1}; {checkpoint.keep()} "
@@ -131,6 +134,13 @@ def train(
     _describe_run(folder, model, data, seconds, chosen)
     shutil.rmtree(folder / "checkpoint", ignore_errors=True)
     return Run(model, checkpoint.history, folder)
+
+
+def round_weights(model: keras.Model, bits: int) -> None:
+    """Rounds trained weights to their first `bits` significant bits (float32 has 24)."""
+    for weight in model.trainable_weights:
+        fraction, exponent = np.frexp(weight.numpy())
+        weight.assign(np.ldexp(np.rint(np.ldexp(fraction, bits)), exponent - bits))
 
 
 def choose_strategy(strategy: str | tf.distribute.Strategy) -> tf.distribute.Strategy:

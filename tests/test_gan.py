@@ -219,6 +219,12 @@ def test_generate_uses_the_moving_average(x):
     model.generator.set_weights([0 * w for w in average])
     np.testing.assert_array_equal(model.generate(5, seed=3)["samples"], drawn)
     assert not model.averaged_generator.trainable_variables
+    exported = model.without_training_state()
+    np.testing.assert_array_equal(exported.generate(5, seed=3)["samples"], drawn)
+    np.testing.assert_array_equal(exported.discriminate(x)["logit"], model.discriminate(x)["logit"])
+    assert exported.count_params() == (
+        model.generator.count_params() + model.discriminator.count_params()
+    )
 
 
 # Saving

@@ -84,3 +84,34 @@ def test_contractive_penalty_is_the_numeric_jacobian(rng):
         numeric[:, :, j] = (encoder(x + shift) - encoder(x - shift)) / (2 * step)
     got = losses.squared_jacobian_norm(encoder, tf.constant(x))
     assert np.allclose(got, (numeric**2).sum((1, 2)), rtol=1e-3)
+
+
+def test_adversarial_losses_match_numpy():
+    rng = np.random.default_rng(0)
+    real, fake = rng.normal(size=50) * 3, rng.normal(size=50) * 3
+    given = real.astype("float32"), fake.astype("float32")
+
+    def log_sigmoid(v):
+        return -np.log1p(np.exp(-v))
+
+    wanted = {
+        losses.logistic_discriminator: -log_sigmoid(real) - log_sigmoid(-fake),
+        losses.least_squares_discriminator: ((real - 1) ** 2 + fake**2) / 2,
+        losses.hinge_discriminator: np.maximum(0, 1 - real) + np.maximum(0, 1 + fake),
+        losses.wasserstein_discriminator: fake - real,
+    }
+    for function, value in wanted.items():
+        np.testing.assert_allclose(function(*given), value, rtol=1e-4, atol=1e-5)
+    wanted = {
+        losses.minimax_generator: log_sigmoid(-fake),
+        losses.non_saturating_generator: -log_sigmoid(fake),
+        losses.least_squares_generator: (fake - 1) ** 2 / 2,
+        losses.negative_logit_generator: -fake,
+    }
+    for function, value in wanted.items():
+        np.testing.assert_allclose(function(given[1]), value, rtol=1e-4, atol=1e-5)
+    smoothed = losses.least_squares_discriminator(*given, smoothing=0.1)
+    np.testing.assert_allclose(smoothed, ((real - 0.9) ** 2 + fake**2) / 2, rtol=1e-4)
+    for function in (losses.logistic_discriminator, losses.non_saturating_generator):
+        extreme = [np.float32([1e4, -1e4])] * (2 if "discriminator" in function.__name__ else 1)
+        assert np.isfinite(function(*extreme)).all()

@@ -19,6 +19,7 @@ import kerasunsup
 from kerasunsup import data as datasets
 from kerasunsup.callbacks import Checkpoint
 from kerasunsup.errors import InputError, TrainingError
+from kerasunsup.export import ServedModel
 from kerasunsup.models import VAE
 from kerasunsup.training import choose_strategy, train
 
@@ -40,8 +41,31 @@ RECIPE = {
 }
 
 
-def changed(**train_values):
-    return {**RECIPE, "train": {**RECIPE["train"], **train_values}}
+GAN_RECIPE = {
+    "name": "tiny_gan",
+    "family": "gan",
+    "data": {"name": "digits"},
+    "model": {
+        "class": "GAN",
+        "latent_dim": 4,
+        "loss": "wasserstein",
+        "gradient_penalty": "interpolated",
+        "discriminator_steps": 2,
+        "ema": 0.9,
+        "labels": 10,
+        "generator": {"builder": "dense_generator", "units": [16]},
+        "discriminator": {"builder": "dense_discriminator", "units": [16], "dropout": 0.1},
+    },
+    "compile": {
+        "generator_optimizer": {"name": "Adam", "beta_1": 0.5, "schedule": "cosine"},
+        "discriminator_optimizer": {"name": "Adam", "beta_1": 0.5, "schedule": "cosine"},
+    },
+    "train": {"epochs": 6, "batch_size": 180, "seed": 3, "picture_every": 3},
+}
+
+
+def changed(recipe=RECIPE, **train_values):
+    return {**recipe, "train": {**recipe["train"], **train_values}}
 
 
 @pytest.fixture(scope="module")
@@ -52,8 +76,10 @@ def whole(tmp_path_factory):
 def assert_same_model(one, two):
     for a, b in zip(one.variables, two.variables, strict=True):
         np.testing.assert_array_equal(a, b, err_msg=a.path)
-    for a, b in zip(one.optimizer.variables, two.optimizer.variables, strict=True):
-        np.testing.assert_array_equal(a, b, err_msg=a.path)
+    for name in one.optimizer_variables:
+        optimizers = getattr(one, name), getattr(two, name)
+        for a, b in zip(*(optimizer.variables for optimizer in optimizers), strict=True):
+            np.testing.assert_array_equal(a, b, err_msg=a.path)
 
 
 def test_a_run_leaves_a_model_a_history_and_a_saved_model(whole):
@@ -77,9 +103,8 @@ def test_the_seed_alone_decides(whole, tmp_path):
     assert other.history["loss"] != whole.history["loss"]
 
 
-@pytest.mark.parametrize("after", [1, 4])
-def test_interrupted_equals_uninterrupted(after, whole, tmp_path, monkeypatch):
-    run = tmp_path / "run"
+def interrupted(recipe, run, after, monkeypatch):
+    """The run, stopped after an epoch and resumed."""
     finished = Checkpoint.on_epoch_end
 
     def interrupt(self, epoch, logs=None):
@@ -90,12 +115,28 @@ def test_interrupted_equals_uninterrupted(after, whole, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(Checkpoint, "on_epoch_end", interrupt)
         with pytest.raises(TrainingError, match="--resume"):
-            train(RECIPE, run, verbose=0)
+            train(recipe, run, verbose=0)
     assert not (run / "model.keras").exists()
-    resumed = train(RECIPE, run, resume=True, verbose=0)
+    return train(recipe, run, resume=True, verbose=0)
+
+
+@pytest.mark.parametrize("after", [1, 4])
+def test_interrupted_equals_uninterrupted(after, whole, tmp_path, monkeypatch):
+    resumed = interrupted(RECIPE, tmp_path / "run", after, monkeypatch)
     assert_same_model(whole.model, resumed.model)
     assert resumed.history == whole.history
     assert resumed.model.steps_done == 36
+
+
+def test_an_interrupted_gan_equals_an_uninterrupted_one(tmp_path, monkeypatch):
+    straight = train(GAN_RECIPE, tmp_path / "straight", verbose=0)
+    resumed = interrupted(GAN_RECIPE, tmp_path / "run", 4, monkeypatch)
+    assert_same_model(straight.model, resumed.model)
+    assert resumed.history == straight.history
+    pictures = {path.name for path in (tmp_path / "run" / "samples").iterdir()}
+    assert pictures == {"epoch_003.png", "epoch_006.png", "training.gif"}
+    rate = straight.model.discriminator_optimizer.learning_rate
+    assert float(rate) == pytest.approx(0.0, abs=1e-8)  # its schedule counts its own steps
 
 
 def test_early_stopping_keeps_the_best_weights_and_survives_an_interruption(tmp_path, monkeypatch):
@@ -191,8 +232,9 @@ def test_strategies_are_chosen_by_name():
 
 
 @pytest.mark.slow
-def test_kill_minus_nine_at_random_moments(tmp_path):
-    recipe = changed(epochs=40)
+@pytest.mark.parametrize("recipe", [RECIPE, GAN_RECIPE], ids=["vae", "gan"])
+def test_kill_minus_nine_at_random_moments(recipe, tmp_path):
+    recipe = changed(recipe, epochs=40)
     straight = train(recipe, tmp_path / "straight", verbose=0)
     code = (
         "import json, sys; from kerasunsup import train; "
@@ -218,6 +260,15 @@ def test_kill_minus_nine_at_random_moments(tmp_path):
         assert process.returncode in (0, -signal.SIGKILL)
     loaded = keras.saving.load_model(run / "model.keras")
     assert_same_model(straight.model, loaded)
+
+
+def test_exported_weights_are_rounded_where_the_recipe_says_so(tmp_path):
+    run = train(changed(weight_bits=13, epochs=1), tmp_path / "run", verbose=0)
+    rounded = ServedModel(run.folder / "saved_model" / "1").model
+    for a, b in zip(rounded.trainable_weights, run.model.trainable_weights, strict=True):
+        np.testing.assert_allclose(a, b, rtol=2.0**-13)
+        assert not (np.array(a, "float32").view("uint32") & 0x7FF).any()
+        assert np.abs(np.array(a) - np.array(b)).max() > 0
 
 
 def test_public_names():

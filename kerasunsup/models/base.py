@@ -487,6 +487,15 @@ class UnsupervisedModel(keras.Model):
     def finish(self, train: Any, validation: Any) -> None:
         """What follows training: thresholds, fitted densities. Called by `kerasunsup.train`."""
 
+    def without_training_state(self) -> UnsupervisedModel:
+        """An uncompiled copy: networks, weights, calibration and random state. It is exported."""
+        copy = type(self).from_config(self.get_config())
+        for target, source in zip(copy.variables, self.variables, strict=True):
+            target.assign(source)
+        if copy.normalization is not None:
+            copy.normalization.finalize_state()
+        return copy
+
     def calibrate(self, x: Any, quantile: float = 0.95) -> None:
         """Stores the distribution of the scores of normal data `x` and the threshold.
 

@@ -71,8 +71,8 @@ class GAN(UnsupervisedModel):
         penalty_weight: Factor of the penalty.
         discriminator_steps: Steps of the discriminator for one of the generator.
         label_smoothing: One-sided label smoothing: target 1 - label_smoothing for examples.
-        ema: Decay of the moving average of the generator's weights, which `generate` and the
-            export use; 0 for none. It begins as min(ema, (1 + step) / (10 + step)).
+        ema: Decay of the moving average of the generator's weights, which `generate` uses and
+            which alone is exported; 0 for none. It begins as min(ema, (1 + step) / (10 + step)).
         labels: Number of classes of a conditional GAN, which trains on `(x, y)`.
         value_range: Range of valid inputs, for example (0, 1) for pixels.
         normalization: An adapted `keras.layers.Normalization` for tables.
@@ -340,6 +340,17 @@ class GAN(UnsupervisedModel):
         self.compile_optimizers(
             optimizers, clip_norm, steps_per_execution, jit_compile, run_eagerly
         )
+
+    # After training
+
+    def without_training_state(self) -> GAN:
+        """An uncompiled copy in which the averaged generator has taken the generator's place."""
+        if self.averaged_generator is None:
+            return super().without_training_state()
+        copy = type(self).from_config({**self.get_config(), "ema": 0.0})
+        copy.generator.set_weights(self.averaged_generator.get_weights())
+        copy.discriminator.set_weights(self.discriminator.get_weights())
+        return copy
 
     # Verbs
 

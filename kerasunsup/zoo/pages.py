@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from kerasunsup.card import Card
 from kerasunsup.errors import InputError
@@ -13,6 +14,7 @@ from kerasunsup.files import atomic_write
 from kerasunsup.protocols import find
 from kerasunsup.recipe import Recipe
 
+PLAYERS = ("backbone", "generator", "discriminator")
 BEGIN, END = "<!-- results -->", "<!-- /results -->"
 
 
@@ -128,16 +130,22 @@ def _baselines(cards: Sequence[Card], metrics: Sequence[str]) -> dict[str, dict[
 def network(recipe: Recipe) -> str:
     """A few words on a recipe's networks: "gated dense 300-300, latent 40"."""
     arguments = recipe.model.arguments
-    words = []
-    table = arguments.get("backbone")
-    if isinstance(table, dict):
-        sizes = [str(size) for key in ("filters", "units") for size in table.get(key, [])]
-        kind = str(table.get("builder", "")).removesuffix("_backbone")
-        gated = "gated " if table.get("gated") else ""
-        words.append(f"{gated}{kind} {'-'.join(sizes)}".strip())
+    players = [_sizes(arguments[name]) for name in PLAYERS if name in arguments]
+    words = [" against ".join(players)] if players else []
     if "latent_dim" in arguments:
         words.append(f"latent {arguments['latent_dim']}")
     return ", ".join(words)
+
+
+def _sizes(table: Any) -> str:
+    """Kind and widths of one network: "conv 32-64-256"."""
+    if not isinstance(table, Mapping):
+        return ""
+    counts = [*table.get("filters", []), *table.get("units", [])]
+    flat = [size for count in counts for size in (count if isinstance(count, list) else [count])]
+    kind = str(table.get("builder", "")).rsplit("_", 1)[0]
+    gated = "gated " if table.get("gated") else ""
+    return f"{gated}{kind} {'-'.join(map(str, flat))}".strip()
 
 
 def update_readme(path: str | os.PathLike[str], cards: Iterable[Card]) -> None:
