@@ -66,7 +66,7 @@ class TrainSpec:
         patience: Epochs without a better validation loss after which training stops.
         standardize: Normalise the columns of tables.
         weight_bits: Significant bits that trained weights are rounded to before they are exported,
-            so that packages and repositories compress them: 13 leave 6 of 10 bytes. None keeps
+            so that packages and repositories compress them: 10 leave half the bytes. None keeps
             all 24.
     """
 
