@@ -179,7 +179,7 @@ def _answer(signature: Any, inputs: warmup.Arrays, name: str) -> warmup.Arrays:
     except tf.errors.OpError as error:
         raise InputError(
             f"The signature `{name}` must take batches of any size. Received, for a batch of "
-            f"{len(next(iter(inputs.values())))}: {error.message}"
+            f"{len(next(iter(inputs.values())))}: {' '.join(error.message.split())}"
         ) from error
     rows = len(next(iter(inputs.values())))
     for key, value in outputs.items():

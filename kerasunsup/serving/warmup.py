@@ -119,7 +119,7 @@ def read(folder: str | Path) -> Iterator[tuple[str, Arrays, Arrays]]:
 
 
 def differences(wanted: Arrays, got: Arrays) -> dict[str, float]:
-    """Largest absolute difference of each output, relative where values exceed 1.
+    """Largest difference of each output, as a part of its largest value where that exceeds 1.
 
     Infinite where an output is missing or has another shape; texts differ by 0 or infinity.
     """
@@ -131,8 +131,9 @@ def differences(wanted: Arrays, got: Arrays) -> dict[str, float]:
         elif one.dtype.kind in "fiub":
             one, other = one.astype("float64"), other.astype("float64")
             same = (one == other) | (np.isnan(one) & np.isnan(other))
-            gap = np.abs(one - other) / np.maximum(1.0, np.abs(one))
-            found[name] = float(np.where(same, 0.0, np.nan_to_num(gap, nan=np.inf)).max(initial=0))
+            gap = np.where(same, 0.0, np.nan_to_num(np.abs(one - other), nan=np.inf))
+            scale = np.abs(one[np.isfinite(one)]).max(initial=1.0)
+            found[name] = float(gap.max(initial=0.0) / scale)
         else:
             found[name] = 0.0 if np.array_equal(one, other) else float("inf")
     return found
