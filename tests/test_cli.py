@@ -16,9 +16,10 @@ from PIL import Image
 import kerasunsup
 from kerasunsup import data as datasets
 from kerasunsup import models, zoo
-from kerasunsup.cli import catalogue, main, verbs
+from kerasunsup.cli import main, verbs
 from kerasunsup.export import ServedModel
 from kerasunsup.models.verbs import VOCABULARY
+from kerasunsup.serving import config
 from kerasunsup.zoo import registry
 
 RECIPE = """
@@ -225,11 +226,11 @@ def test_list_and_show(entry, call):
 
 def test_serve_config(entry, call, trained):
     call("serve-config", "tiny", "-o", "serving")
-    config = Path("serving/models.config").read_text()
-    assert 'name: "tiny" base_path: "/models/tiny" model_platform: "tensorflow"' in config
+    models = Path("serving/models.config").read_text()
+    assert 'name: "tiny" base_path: "/models/tiny" model_platform: "tensorflow"' in models
     compose = Path("serving/docker-compose.yml").read_text()
     assert f'source: "{trained[0]}/saved_model", target: /models/tiny' in compose
-    quoted = catalogue.compose_file({"a": Path('/x$y/"z"')})
+    quoted = config.compose_file({"a": Path('/x$y/"z"/1')})
     assert r'source: "/x$$y/\"z\""' in quoted
 
 
