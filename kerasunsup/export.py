@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from kerasunsup.checks import check_labels
+from kerasunsup.data.images import why_unreadable
 from kerasunsup.errors import InputError, KerasunsupError
 from kerasunsup.files import atomic_folder
 from kerasunsup.models import UnsupervisedModel
@@ -26,6 +28,7 @@ from kerasunsup.serving import scan, warmup
 from kerasunsup.serving.signatures import BYTES, DEFAULT, signatures_of
 
 KERAS_FILE = Path("assets.extra", "model.keras")
+FILES_AT_ONCE = 256
 
 
 def export(model: UnsupervisedModel, folder: str | Path) -> Path:
@@ -112,6 +115,59 @@ class ServedModel:
         """The verb called `name`, answered by its signature."""
         definition = self.model.verb(name).definition
         return definition.bind(self.model, self._signature(name))
+
+    def from_files(
+        self, name: str, files: Sequence[Path], label: int | None = None
+    ) -> tuple[dict[str, np.ndarray], dict[int, str]]:
+        """The verb `name` on PNG and JPEG files, as a server answers their bytes.
+
+        Args:
+            name: A verb that takes examples.
+            files: The files.
+            label: The class of all, for a conditional model.
+
+        Returns:
+            Outputs of the files that could be read, in order; and for the others the place in
+            `files` and the reason.
+
+        Raises:
+            InputError: The model does not take images, or lacks a class.
+        """
+        classes = self.model.verb(name).classes
+        if (classes is None) != (label is None):
+            raise InputError(
+                f"`{name}` of {'an un' if classes is None else 'a '}conditional model takes "
+                f"{'no' if classes is None else 'a'} `label`. Received: label={label!r}"
+            )
+        more = {} if classes is None else {"label": check_labels(label, classes, "label")}
+        signature = self._loaded.signatures.get(name + BYTES)
+        if signature is None:
+            shape = self.model.input_shape[1:]
+            raise InputError(
+                f"`{name}` of this model takes no image files but examples of shape {shape}. "
+                f"Received: {files[0]}"
+            )
+        parts: list[dict[str, np.ndarray]] = []
+        failed: dict[int, str] = {}
+
+        def answer(places: list[int]) -> None:
+            """Answers many at once or, if that fails, each for itself."""
+            try:
+                contents = tf.constant([files[i].read_bytes() for i in places])
+                labels = {key: tf.fill([len(places)], value) for key, value in more.items()}
+                outputs = signature(image_bytes=contents, **labels)
+                parts.append({key: value.numpy() for key, value in outputs.items()})
+            except (tf.errors.OpError, OSError) as error:
+                if len(places) == 1:
+                    failed[places[0]] = why_unreadable(files[places[0]]) or str(error)
+                else:
+                    for place in places:
+                        answer([place])
+
+        for start in range(0, len(files), FILES_AT_ONCE):
+            answer(list(range(len(files)))[start : start + FILES_AT_ONCE])
+        keys = parts[0] if parts else ()
+        return {key: np.concatenate([part[key] for part in parts]) for key in keys}, failed
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_") or name not in self.verbs:
