@@ -36,9 +36,10 @@ def export(model: UnsupervisedModel, folder: str | Path) -> Path:
 
     Signatures take `x` (float32, in the model's value range), `latent` (float32) or `seed`
     (int32 `(batch, 2)`, one row (seed, index) a sample), those of a conditional model also `label`
-    (int32 `(batch,)`), and return dicts of named outputs. Those of models of images come again as `<verb>_bytes`, which take PNG or JPEG files `(batch,)` as
-    `image_bytes`. Every input and output has a free batch dimension, rows do not influence each
-    other, and a bad request gets an error that names the input.
+    (int32 `(batch,)`), and return dicts of named outputs. Those of a model of images come again
+    as `<verb>_bytes`, which take PNG or JPEG files `(batch,)` as `image_bytes`. Every input and
+    output has a free batch dimension, rows do not influence each other, and a bad request gets an
+    error that names the input.
 
     Args:
         model: A trained model of any family, or your own subclass with verbs.
