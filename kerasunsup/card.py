@@ -14,6 +14,9 @@ from kerasunsup.files import atomic_write, sha256_of
 from kerasunsup.metrics import Metric
 from kerasunsup.recipe import Recipe, suggest
 
+COPY = "assets.extra/card.json"
+"""Where a published SavedModel holds its own card, so that the folder says what it is."""
+
 
 class UnknownMetricError(InputError, KeyError):
     """No metric, or several, of this name."""
@@ -201,19 +204,27 @@ class Card:
 
 
 def hash_folder(folder: str | os.PathLike[str]) -> dict[str, str]:
-    """Path below `folder` -> sha256 of every file in it, sorted."""
+    """Path below `folder` -> sha256 of every file in it but its card, sorted."""
     folder = Path(folder)
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): sha256_of(path) for path in files}
+    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*")}
+    return {
+        name: sha256_of(path)
+        for name, path in sorted(files.items())
+        if path.is_file() and name != COPY
+    }
 
 
-def check_folder(folder: str | os.PathLike[str], sha256: Mapping[str, str]) -> None:
-    """Compares every file of a SavedModel with what its card records.
+def check_folder(folder: str | os.PathLike[str], card_path: str | os.PathLike[str]) -> None:
+    """Compares every file of a SavedModel with what its card records, its copy of it included.
+
+    Args:
+        folder: The SavedModel.
+        card_path: Its card.json.
 
     Raises:
         IntegrityError: A file is missing, changed, or not on the card; names the first.
     """
-    actual = hash_folder(folder)
+    sha256, actual = Card.read(card_path).sha256, hash_folder(folder)
     for name in sorted({*sha256, *actual}):
         path = Path(folder, name)
         if name not in actual:
@@ -225,6 +236,12 @@ def check_folder(folder: str | os.PathLike[str], sha256: Mapping[str, str]) -> N
                 f"{path} has changed since its card was written: install again or restore it. "
                 f"Expected sha256 {sha256[name]}. Received: {actual[name]}"
             )
+    copy = Path(folder, COPY)
+    if copy.is_file() and copy.read_bytes() != Path(card_path).read_bytes():
+        raise IntegrityError(
+            f"{copy} must be equal to {card_path}: install again or restore it. "
+            "Received: another content"
+        )
 
 
 def _pair(value: Any) -> tuple[float, float] | None:

@@ -232,7 +232,7 @@ def test_a_full_disk(refused, run, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(np, "save", full)
+        patch.setattr(np.lib.format, "write_array_header_1_0", full)
         assert "No space left" in refused("generate", run, "-o", "a.npy", code=1)
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)

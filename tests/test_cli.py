@@ -10,15 +10,17 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as parquet
 import pytest
 from PIL import Image
 
 import kerasunsup
 from kerasunsup import data as datasets
 from kerasunsup import models, zoo
-from kerasunsup.cli import catalogue, main, verbs
+from kerasunsup.cli import main, parts, verbs
 from kerasunsup.export import ServedModel
 from kerasunsup.models.verbs import VOCABULARY
+from kerasunsup.serving import config
 from kerasunsup.zoo import registry
 
 RECIPE = """
@@ -208,6 +210,76 @@ def test_generate(entry, served, call):
         assert image.size == (8 * 8 + 7 * 2, 8 * 8 + 7 * 2)
 
 
+def folder_of_images(folder, x):
+    folder.mkdir()
+    for i, image in enumerate(np.rint(255 * x[..., 0]).astype("uint8")):
+        Image.fromarray(image).save(folder / f"{i:02}.png")
+
+
+def test_a_folder_with_unreadable_images(entry, served, call):
+    x = datasets.load("digits").test[:20]
+    folder_of_images(Path("images"), x)
+    Path("images/03.png").write_bytes(b"no picture")
+    content = Path("images/07.png").read_bytes()
+    Path("images/07.png").write_bytes(content[: len(content) // 2])
+    Image.new("RGB", (50, 40)).save("images/20.jpg")  # resized, made grey
+    message = call("score", entry, "images", "-o", "scores.csv", code=1)
+    assert "left out: images/03.png: cannot identify image file" in message
+    assert "left out: images/07.png: " in message and "2 of 21 images" in message
+    header, *lines = Path("scores.csv").read_text().splitlines()
+    assert header == "file,score,probability,is_anomaly"
+    files, scores, *_ = zip(*(line.split(",") for line in lines), strict=True)
+    kept = [i for i in range(20) if i not in (3, 7)]
+    assert list(files) == [*(f"{i:02}.png" for i in kept), "20.jpg"]
+    wanted = served.score(np.rint(255 * x).astype("uint8"))["score"]
+    np.testing.assert_allclose(np.float32(scores[:-1]), wanted[kept], rtol=1e-5)
+
+    call("encode", entry, "images", "-o", "latent.parquet", code=1)
+    columns = parquet.read_table("latent.parquet")
+    assert columns.column_names[:3] == ["file", "latent_0", "latent_1"] and columns.num_rows == 19
+    call("encode", entry, "images", "-o", "latent.npz", code=1)
+    with np.load("latent.npz") as file:
+        np.testing.assert_array_equal(file["latent"][:, 0], columns["latent_0"].to_numpy())
+        assert file["file"][-1] == "20.jpg"
+    call("reconstruct", entry, "images", "-o", "again", code=1)
+    names = [f"{i:02}.png" for i in [*kept, 20]]
+    assert sorted(path.name for path in Path("again").iterdir()) == names
+    assert "no image files" in call("decode", entry, "images", "-o", "x.npy", code=2)
+    for path in Path("images").iterdir():
+        path.write_bytes(b"")
+    assert "images/00.png must be" in call("score", entry, "images", "-o", "none.csv", code=2)
+    assert not [path for path in Path().iterdir() if path.name.startswith(".")]
+
+
+def test_a_stopped_command_goes_on(entry, served, call, monkeypatch):
+    monkeypatch.setattr(verbs, "CHUNK", 8)
+    np.save("x.npy", datasets.load("digits").test[:20])
+    append, started = parts.Parts.append, []
+
+    def stop_before_the_third(self, part):
+        started.append(len(part))
+        if len(started) == 3:
+            raise KeyboardInterrupt
+        append(self, part)
+
+    monkeypatch.setattr(parts.Parts, "append", stop_before_the_third)
+    for out in ("z.npy", "z.csv"):
+        started.clear()
+        message = call("encode", entry, "x.npy", "-o", out, code=1)
+        assert "Stopped after 16 of 20" in message and "the same command" in message
+        assert not Path(out).exists()
+        call("encode", entry, "x.npy", "-o", out)
+        assert started == [8, 8, 4, 4]
+    latent = served.encode(np.load("x.npy"))["latent"]
+    np.testing.assert_allclose(np.load("z.npy"), latent, atol=1e-6)
+    assert not Path(".z.npy-parts").exists()
+    started.clear()
+    call("encode", entry, "x.npy", "-o", "z.npy", code=1)  # stopped, then other inputs
+    np.save("x.npy", datasets.load("digits").test[20:30])
+    call("encode", entry, "x.npy", "-o", "z.npy")
+    assert started == [8, 8, 4, 8, 2] and len(np.load("z.npy")) == 10
+
+
 # The catalogue
 
 
@@ -225,11 +297,11 @@ def test_list_and_show(entry, call):
 
 def test_serve_config(entry, call, trained):
     call("serve-config", "tiny", "-o", "serving")
-    config = Path("serving/models.config").read_text()
-    assert 'name: "tiny" base_path: "/models/tiny" model_platform: "tensorflow"' in config
+    models = Path("serving/models.config").read_text()
+    assert 'name: "tiny" base_path: "/models/tiny" model_platform: "tensorflow"' in models
     compose = Path("serving/docker-compose.yml").read_text()
     assert f'source: "{trained[0]}/saved_model", target: /models/tiny' in compose
-    quoted = catalogue.compose_file({"a": Path('/x$y/"z"')})
+    quoted = config.compose_file({"a": Path('/x$y/"z"/1')})
     assert r'source: "/x$$y/\"z\""' in quoted
 
 

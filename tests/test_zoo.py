@@ -274,6 +274,17 @@ def test_changed_byte(shipped: Path, file: str) -> None:
         zoo.verify()
 
 
+def test_changed_byte_anywhere(shipped: Path) -> None:
+    files = [path for path in (shipped / "saved_models").rglob("*") if path.is_file()]
+    assert len(files) == 7
+    for path in files:
+        flip_byte(path)
+        with pytest.raises(IntegrityError, match=re.escape(str(path))):
+            zoo.saved_model("tiny_vae")
+        flip_byte(path)
+    zoo.verify()
+
+
 def test_missing_file(shipped: Path) -> None:
     (shipped / "saved_models/tiny_vae/1/saved_model.pb").unlink()
     with pytest.raises(IntegrityError, match="saved_model.pb must exist"):
@@ -401,7 +412,10 @@ def test_publish(shipped: Path) -> None:
         "card.json",
         "preview.png",
         "recipe.toml",
+        "signatures.json",
     ]
+    inside = shipped / "saved_models/tiny_vae/1/assets.extra/card.json"
+    assert inside.read_bytes() == (shipped / "zoo/tiny_vae/card.json").read_bytes()
     page = (shipped / "zoo/tiny_vae/README.md").read_text()
     assert (
         "| `nll_k500` | 230.25 ± 0.50 | K=500, log p(x\\|z) | 359 | full_gaussian 301.2 |" in page
@@ -419,6 +433,29 @@ def test_a_new_version_replaces_the_old_one(shipped: Path, run: Path) -> None:
     assert zoo.saved_model("tiny_vae") == shipped / "saved_models/tiny_vae/2"
     assert [path.name for path in (shipped / "saved_models/tiny_vae").iterdir()] == ["2"]
     assert zoo.verify() == ["tiny_vae"]
+
+
+def test_published_signatures_change_with_the_version_only(shipped: Path, run: Path) -> None:
+    path = shipped / "zoo/tiny_vae/signatures.json"
+    golden = json.loads(path.read_text())
+    assert golden["signatures"]["decode"]["inputs"] == {"latent": ["float32", None, 2]}
+    catalogue.publish(run)
+    golden["signatures"]["decode"]["inputs"] = {"z": ["float32", None, 2]}
+    path.write_text(json.dumps(golden))
+    with pytest.raises(InputError, match="raise `version`"):
+        catalogue.publish(run)
+    path.write_text(json.dumps({**golden, "version": 0}))
+    catalogue.publish(run)
+
+
+def test_the_same_weights_published_again(shipped: Path) -> None:
+    model = shipped / "saved_models/tiny_vae/1"
+    before = {path: path.read_bytes() for path in model.rglob("*") if path.is_file()}
+    catalogue.publish_again("tiny_vae")
+    assert zoo.verify() == ["tiny_vae"]
+    for path, content in before.items():
+        if path.parent.name == "variables" or path.name == "model.keras":
+            assert path.read_bytes() == content
 
 
 def test_publish_keeps_the_comments_of_an_equal_recipe(shipped: Path, run: Path) -> None:

@@ -10,13 +10,11 @@ import typer
 
 from kerasunsup.cli.console import print_metrics, print_table
 from kerasunsup.errors import InputError
-from kerasunsup.files import atomic_write
 
 if TYPE_CHECKING:
     from kerasunsup.card import Card
 
 HEADLINES = 3
-SERVING_IMAGE = "tensorflow/serving:2.20.0"
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -99,60 +97,18 @@ def serve_config(
     names: Annotated[list[str] | None, typer.Argument(help="Entries; all when left out.")] = None,
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder to write to.")] = Path("serving"),
 ) -> None:
-    """Write models.config and docker-compose.yml for TensorFlow Serving."""
+    """Write the configuration of TensorFlow Serving, a compose file and a smoke test."""
     from kerasunsup import zoo
+    from kerasunsup.serving import config
 
     chosen = names or [
         name for name in zoo.list_models() if not isinstance(_card(name), InputError)
     ]
     if not chosen:
         raise InputError("No entry has been trained: train one with `kerasunsup train NAME`.")
-    bases = {name: zoo.saved_model(name).resolve().parent for name in chosen}
-    atomic_write(out / "models.config", models_config(bases))
-    atomic_write(out / "docker-compose.yml", compose_file(bases))
-    print(f"Wrote models.config and docker-compose.yml. Serve with: cd {out} && docker compose up")
-
-
-def models_config(bases: dict[str, Path]) -> str:
-    """A ModelServerConfig in text format: every entry under its name.
-
-    Args:
-        bases: Entry -> folder of its versions on this machine.
-    """
-    entries = "".join(
-        f'  config {{ name: "{name}" base_path: "/models/{name}" model_platform: "tensorflow" }}\n'
-        for name in bases
-    )
-    return f"model_config_list {{\n{entries}}}\n"
-
-
-def compose_file(bases: dict[str, Path]) -> str:
-    """A docker-compose.yml that serves gRPC on 8500 and REST on 8501, on this machine only."""
-    mounts = {"/config/models.config": "./models.config"}
-    mounts |= {f"/models/{name}": str(base) for name, base in bases.items()}
-    volumes = "".join(
-        f"      - {{type: bind, source: {_quoted(source)}, target: {target}, read_only: true}}\n"
-        for target, source in mounts.items()
-    )
-    return (
-        "services:\n"
-        "  serving:\n"
-        f"    image: {SERVING_IMAGE}\n"
-        "    platform: linux/amd64\n"
-        '    ports: ["127.0.0.1:8500:8500", "127.0.0.1:8501:8501"]\n'
-        f"    volumes:\n{volumes}"
-        "    command:\n"
-        "      - --model_config_file=/config/models.config\n"
-        "      - --max_num_load_retries=0\n"
-        "    healthcheck:\n"
-        '      test: ["CMD", "bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/8501"]\n'
-        "      interval: 5s\n"
-        "      retries: 12\n"
-    )
-
-
-def _quoted(text: str) -> str:
-    return json.dumps(text.replace("$", "$$"), ensure_ascii=False)
+    files = config.write({name: zoo.saved_model(name).resolve() for name in chosen}, out)
+    print(f"Wrote {', '.join(file.name for file in files)}.")
+    print(f"Serve: cd {out} && docker compose up; prove: {out / config.SMOKE}")
 
 
 def _card(name: str) -> Card | InputError:

@@ -1,11 +1,16 @@
-"""Where the result of a verb goes: .npy, .npz, .csv, a PNG, or a folder of PNGs."""
+"""Where the result of a verb goes: .npy, .npz, .csv, .parquet, a PNG, or a folder of PNGs.
+
+Everything is written part by part, so that a result may be larger than memory.
+"""
 
 from __future__ import annotations
 
 import csv
 import os
+import zipfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kerasunsup.errors import InputError, OutputError
 from kerasunsup.files import atomic_file, atomic_folder
@@ -13,7 +18,10 @@ from kerasunsup.files import atomic_file, atomic_folder
 if TYPE_CHECKING:
     import numpy as np
 
-SUFFIXES = (".npy", ".npz", ".csv", ".png")
+    Columns = dict[str, np.ndarray]
+
+SUFFIXES = (".npy", ".npz", ".csv", ".parquet", ".png")
+LARGEST_GRID = 10_000  # images
 
 
 def check_target(path: Path) -> None:
@@ -50,50 +58,135 @@ def is_picture(path: Path) -> bool:
     return is_folder(path) or path.suffix.lower() == ".png"
 
 
-def write(outputs: dict[str, np.ndarray], path: Path) -> None:
+def takes_names(path: Path) -> bool:
+    """Whether the result has a column for the names of the inputs."""
+    return path.suffix.lower() in (".npz", ".csv", ".parquet")
+
+
+def write(parts: Iterable[Columns], path: Path, places: Iterable[int]) -> dict[str, Any]:
     """Writes the named outputs of a verb, atomically.
 
-    .npy and pictures hold the first output, .npz and .csv all of them; in a .csv, an output of
+    .npy and pictures hold the first output, the others all of them; in a table, an output of
     several values per example has a column for each, `latent_0`, `latent_1` and so on.
+
+    Args:
+        parts: Named outputs of consecutive rows; iterated over several times.
+        path: Where they go.
+        places: Number of each row among the inputs: the name of its PNG in a folder.
+
+    Returns:
+        Name of each output -> its shape.
 
     Raises:
         InputError: A picture of what is no image.
         OutputError: The file or folder cannot be written.
     """
-    import numpy as np
-
-    from kerasunsup import mosaic, pictures
-
-    first = next(iter(outputs.values()))
+    shapes, dtypes = _measure(parts)
+    first = next(iter(shapes))
     match path.suffix.lower():
         case ".npy":
-            with atomic_file(path) as temporary:
-                np.save(temporary, first)
+            with atomic_file(path) as temporary, open(temporary, "wb") as file:
+                _write_array(file, shapes[first], dtypes[first], (part[first] for part in parts))
         case ".npz":
-            with atomic_file(path) as temporary:
-                np.savez_compressed(temporary, **outputs)  # type: ignore[arg-type]
+            with atomic_file(path) as temporary, _zip(temporary) as archive:
+                for name, shape in shapes.items():
+                    with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                        _write_array(member, shape, dtypes[name], (part[name] for part in parts))
         case ".csv":
             with atomic_file(path) as temporary, open(temporary, "w", newline="") as file:
-                csv.writer(file, lineterminator="\n").writerows(_rows(outputs))
+                writer = csv.writer(file, lineterminator="\n")
+                for i, columns in enumerate(map(_columns, parts)):
+                    if i == 0:
+                        writer.writerow(columns)
+                    texts = [column.astype(str) for column in columns.values()]
+                    writer.writerows(zip(*texts, strict=True))
+        case ".parquet":
+            _write_parquet(path, map(_columns, parts))
         case ".png":
-            pictures.grid(_clipped(first), path)
+            _write_grid(path, shapes[first][0], (part[first] for part in parts))
         case _:
-            pixels = mosaic.as_pixels(_clipped(first))
-            digits = len(str(len(pixels) - 1))
-            with atomic_folder(path) as folder:
-                for i, image in enumerate(pixels):
-                    mosaic.as_image(image).save(folder / f"{i:0{digits}}.png")
+            _write_folder(path, (part[first] for part in parts), list(places))
+    return shapes
 
 
-def _rows(outputs: dict[str, np.ndarray]) -> list[list[str]]:
-    """Header and rows; numbers as short as they can be read back exactly."""
-    header, columns = [], []
-    for name, values in outputs.items():
-        flat = values.reshape(len(values), -1)
-        one = values.ndim == 1
-        header += [name] if one else [f"{name}_{i}" for i in range(flat.shape[1])]
-        columns += list(flat.astype(str).T)
-    return [header, *map(list, zip(*columns, strict=True))]
+def _measure(parts: Iterable[Columns]) -> tuple[dict[str, tuple[int, ...]], dict[str, Any]]:
+    """Shape and dtype of each output over all parts."""
+    import numpy as np
+
+    shapes: dict[str, tuple[int, ...]] = {}
+    dtypes: dict[str, Any] = {}
+    for part in parts:
+        for name, value in part.items():
+            rows = shapes.get(name, (0,))[0] + len(value)
+            shapes[name] = (rows, *value.shape[1:])
+            dtypes[name] = np.result_type(dtypes.get(name, value.dtype), value.dtype)
+    return shapes, dtypes
+
+
+def _write_array(
+    file: Any, shape: tuple[int, ...], dtype: Any, values: Iterable[np.ndarray]
+) -> None:
+    """An .npy file, as `np.save` writes it."""
+    import numpy as np
+
+    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)
+    for value in values:
+        file.write(np.ascontiguousarray(value, dtype).tobytes())
+
+
+def _zip(path: Path) -> zipfile.ZipFile:
+    return zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED)
+
+
+def _columns(part: Columns) -> Columns:
+    """One-dimensional columns: an output of several values becomes several."""
+    found = {}
+    for name, value in part.items():
+        if value.ndim == 1:
+            found[name] = value
+        else:
+            flat = value.reshape(len(value), -1)
+            found |= {f"{name}_{i}": flat[:, i] for i in range(flat.shape[1])}
+    return found
+
+
+def _write_parquet(path: Path, tables: Iterator[Columns]) -> None:
+    from kerasunsup.data.readers import require_pyarrow
+
+    arrow = require_pyarrow()
+    import pyarrow.parquet as parquet
+
+    with atomic_file(path) as temporary:
+        writer = None
+        for columns in tables:
+            table = arrow.table(columns)
+            writer = writer or parquet.ParquetWriter(temporary, table.schema)
+            writer.write_table(table)
+        if writer:
+            writer.close()
+
+
+def _write_grid(path: Path, count: int, images: Iterable[np.ndarray]) -> None:
+    import numpy as np
+
+    from kerasunsup import pictures
+
+    if count > LARGEST_GRID:
+        raise InputError(
+            f"A grid holds at most {LARGEST_GRID:,} images: write a folder. Received: {count:,}"
+        )
+    pictures.grid(np.concatenate([_clipped(part) for part in images]), path)
+
+
+def _write_folder(path: Path, images: Iterable[np.ndarray], places: list[int]) -> None:
+    from kerasunsup import mosaic
+
+    digits, numbers = len(str(places[-1])), iter(places)
+    with atomic_folder(path) as folder:
+        for part in images:
+            for pixels in mosaic.as_pixels(_clipped(part)):
+                mosaic.as_image(pixels).save(folder / f"{next(numbers):0{digits}}.png")
 
 
 def _clipped(images: np.ndarray) -> np.ndarray:

@@ -21,6 +21,7 @@ from kerasunsup.errors import InputError, KerasunsupError, TrainingError
 
 if TYPE_CHECKING:
     from kerasunsup.card import Card
+    from kerasunsup.recipe import Recipe
 
 Source = Annotated[str, typer.Argument(metavar="NAME|DIR", help="An entry, or a run's folder.")]
 
@@ -81,18 +82,15 @@ def evaluate(source: Source) -> None:
 
 def export(
     source: Annotated[
-        Path, typer.Argument(metavar="DIR", help="A run's folder, or a .keras file.")
+        str, typer.Argument(metavar="NAME|DIR", help="An entry, a run's folder, a .keras file.")
     ],
     out: Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="Where it goes.")],
+    form: Annotated[
+        str, typer.Option("--format", help="savedmodel, onnx, litert or openvino.")
+    ] = "savedmodel",
 ) -> None:
-    """Export a trained Keras model as a SavedModel with a signature per verb."""
-    from kerasunsup.recipe import Recipe
-
-    file = source / "model.keras" if source.is_dir() else source
-    if file.suffix != ".keras" or not file.is_file():
-        raise InputError(
-            f"Expected a run's folder with a model.keras, or a .keras file. Received: {source}"
-        )
+    """Export a trained Keras model as a SavedModel, or each verb to another runtime's format."""
+    file, recipe = _find_keras_file(source)
     if (
         out.exists()
         and not (out / "saved_model.pb").is_file()
@@ -102,11 +100,10 @@ def export(
             "Expected a new or empty folder, or a SavedModel to replace, as "
             f"models/NAME/1. Received: {out}"
         )
-    recipe = Recipe.load(source) if (source / "recipe.toml").is_file() else None
     load_tensorflow()
     import keras
 
-    from kerasunsup import networks  # noqa: F401  registers its layers
+    from kerasunsup import formats, networks  # noqa: F401  registers its layers
     from kerasunsup.building import import_modules
     from kerasunsup.export import export as export_model
 
@@ -115,8 +112,32 @@ def export(
     with busy(f"Exporting {file}"):
         with readable(file):
             model = keras.saving.load_model(file)
-        export_model(model, out)
-    print(f"SavedModel: {out} ({', '.join(model.verbs)})")
+        if form == "savedmodel":
+            export_model(model, out)
+            print(f"SavedModel: {out} ({', '.join(model.verbs)})")
+            return
+        written, left_out = formats.convert(model, out, form)
+    for verb, difference in written.items():
+        print(f"{out}/{verb}{formats.FORMATS[form].suffix}: differs by at most {difference:.1e}")
+    for verb, why in left_out.items():
+        print(f"left out: {verb}: {why}")
+
+
+def _find_keras_file(source: str) -> tuple[Path, Recipe | None]:
+    """The .keras file of an entry, a run or a path, and the recipe where one is known."""
+    from kerasunsup import zoo
+    from kerasunsup.recipe import Recipe
+
+    if is_entry(source):
+        return zoo.saved_model(source) / "assets.extra" / "model.keras", zoo.recipe(source)
+    path = Path(source).expanduser()
+    file = path / "model.keras" if path.is_dir() else path
+    if file.suffix != ".keras" or not file.is_file():
+        raise InputError(
+            f"Expected an entry, a run's folder with a model.keras, or a .keras file. "
+            f"Received: {source}"
+        )
+    return file, Recipe.load(path) if (path / "recipe.toml").is_file() else None
 
 
 def import_data(

@@ -9,11 +9,19 @@ from typing import Any
 from kerasunsup.data import embedded, files, tfds
 from kerasunsup.data.dataset import Dataset
 from kerasunsup.data.fashion_mnist import import_fashion_mnist
-from kerasunsup.data.files import read_inputs
+from kerasunsup.data.files import image_files, open_inputs, read_inputs
 from kerasunsup.data.splits import check_seed
 from kerasunsup.errors import InputError
 
-__all__ = ["Dataset", "as_dataset", "import_fashion_mnist", "load", "read_inputs"]
+__all__ = [
+    "Dataset",
+    "as_dataset",
+    "image_files",
+    "import_fashion_mnist",
+    "load",
+    "open_inputs",
+    "read_inputs",
+]
 
 
 def load(

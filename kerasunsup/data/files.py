@@ -71,21 +71,30 @@ def from_arrays(arrays: Any) -> Dataset:
 
 
 def read_inputs(path: str | Path, *, key: str = "x") -> np.ndarray:
-    """Reads what a command runs a model on: all examples of a file or folder, in its order.
+    """Reads all examples of a file or folder, in its order; arguments as in `open_inputs`.
+
+    Returns:
+        `(batch, ...)`, uint8 or float32.
+    """
+    rows = open_inputs(path, key=key)
+    return rows.read(np.arange(rows.count))
+
+
+def open_inputs(path: str | Path, *, key: str = "x") -> Rows:
+    """Checks what a command runs a model on: the examples of a file or folder, in its order.
+
+    Those of an .npy file and of a folder stay on disk.
 
     Args:
         path: .npy, .npz, .csv, .parquet, a PNG or JPEG image, or a folder of images.
         key: Which array of an .npz file with several.
-
-    Returns:
-        `(batch, ...)`, uint8 or float32.
 
     Raises:
         InputError: Missing, unreadable, truncated or not numeric, finite and rectangular.
     """
     path = Path(path).expanduser()
     if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file():
-        return read_images([path])
+        return _rows(read_images([path]), str(path))
     if path.suffix.lower() == ".npz" and path.is_file():
         arrays = read_npz(path)
         if len(arrays) == 1:
@@ -95,10 +104,20 @@ def read_inputs(path: str | Path, *, key: str = "x") -> np.ndarray:
                 f"{path} must hold one array, or one that is called `{key}`. "
                 f"Received: arrays {sorted(arrays)}"
             )
-        rows = _rows(arrays[key], f"{path}: {key}")
-    else:
-        rows = _read(path)[0]["train"]
-    return rows.read(np.arange(rows.count))
+        return _rows(arrays[key], f"{path}: {key}")
+    return _read(path)[0]["train"]
+
+
+def image_files(path: str | Path) -> list[Path]:
+    """The image files of a folder in its order, an image file itself; of other files, none.
+
+    Raises:
+        InputError: A folder without images.
+    """
+    path = Path(path).expanduser()
+    if path.is_dir():
+        return ImageFolder(path).paths
+    return [path] if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file() else []
 
 
 def _read(path: Path) -> tuple[dict[str, Rows], dict[str, np.ndarray], tuple[str, ...] | None]:

@@ -87,6 +87,18 @@ def read_images(paths: Sequence[Path]) -> np.ndarray:
     return np.stack([_decode(path, grey) for path in paths])
 
 
+def why_unreadable(path: Path) -> str | None:
+    """What Pillow has against an image file, None if nothing."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            image.load()
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        return " ".join(str(error).split())
+    return None
+
+
 def _images_in(folder: Path) -> list[Path]:
     suffixed = (p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
     return sorted(p for p in suffixed if p.is_file() and not _hidden(p))

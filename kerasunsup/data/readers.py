@@ -40,7 +40,7 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
 
 
 def read_csv(path: Path) -> pyarrow.Table:
-    arrow = _pyarrow()
+    arrow = require_pyarrow()
     import pyarrow.csv as csv
 
     try:
@@ -53,7 +53,7 @@ def read_csv(path: Path) -> pyarrow.Table:
 
 
 def read_parquet(path: Path) -> pyarrow.Table:
-    arrow = _pyarrow()
+    arrow = require_pyarrow()
     import pyarrow.parquet as parquet
 
     try:
@@ -62,7 +62,7 @@ def read_parquet(path: Path) -> pyarrow.Table:
         raise _unreadable(path, "a Parquet table", error) from error
 
 
-def _pyarrow() -> Any:
+def require_pyarrow() -> Any:
     try:
         import pyarrow
     except ImportError as error:

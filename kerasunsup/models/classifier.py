@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import keras
+import tensorflow as tf
 from keras import layers, ops
 
 from kerasunsup.errors import InputError
@@ -100,5 +101,6 @@ class Classifier(UnsupervisedModel):
     def classify(self, x: Any) -> dict[str, Any]:
         """Examples -> `probabilities` `(batch, labels)` and the likeliest class, `label`."""
         logits = self.logits(x)
-        label = ops.cast(ops.argmax(logits, axis=-1), "int32")
+        # Keras' argmax casts bits, which no other runtime can.
+        label = tf.argmax(logits, axis=-1, output_type=tf.int32)
         return {"probabilities": ops.softmax(logits), "label": label}

@@ -1,6 +1,7 @@
 """For maintainers: puts finished runs into the checkout's catalogue and refreshes README.
 
 python -m kerasunsup.zoo.publish runs/vae_digits [RUN …]
+python -m kerasunsup.zoo.publish --again vae_digits [ENTRY …]    the same weights, exported anew
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ from kerasunsup.zoo import catalogue
 from kerasunsup.zoo.pages import update_readme
 
 
-def main(runs: list[str]) -> int:
-    """Publishes each run folder; returns the exit code."""
+def main(arguments: list[str]) -> int:
+    """Publishes each run folder or, after `--again`, entry; returns the exit code."""
+    again = arguments[:1] == ["--again"]
     try:
-        for run in runs:
-            print("published", catalogue.publish(run))
+        for one in arguments[again:]:
+            print("published", catalogue.publish_again(one) if again else catalogue.publish(one))
         update_readme(catalogue.root() / "README.md", catalogue.cards())
     except KerasunsupError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -167,9 +167,8 @@ def saved_model(name: str) -> Path:
         IntegrityError: A file differs from its card.
     """
     card_path, models = _trained(name)
-    chosen = Card.read(card_path)
-    folder = models / str(chosen.version)
-    check_folder(folder, chosen.sha256)
+    folder = models / str(Card.read(card_path).version)
+    check_folder(folder, card_path)
     return folder
 
 
