@@ -230,8 +230,12 @@ def _fit(
         validation = validation.batch(batch_size)
     arguments: dict[str, Any] = {"batch_size": batch_size}
     if isinstance(data.train, tf.data.Dataset):
-        train = _stream(train, batch_size, recipe.train.seed, checkpoint.epoch, epochs)
-        arguments = {"steps_per_epoch": steps}
+        rest = int(data.train.cardinality()) % batch_size
+        whole_batches = 0 < rest < model.least_batch
+        train = _stream(
+            train, batch_size, whole_batches, recipe.train.seed, checkpoint.epoch, epochs
+        )
+        arguments = {"steps_per_epoch": steps - whole_batches}
     if checkpoint.epoch < epochs and not checkpoint.stopped_early:
         model.fit(
             train,
@@ -245,7 +249,12 @@ def _fit(
 
 
 def _stream(
-    examples: tf.data.Dataset, batch_size: int, seed: int, first: int, epochs: int
+    examples: tf.data.Dataset,
+    batch_size: int,
+    whole_batches: bool,
+    seed: int,
+    first: int,
+    epochs: int,
 ) -> tf.data.Dataset:
     """Shuffled batches of a data set too large for memory; the order depends on the epoch."""
 
@@ -253,7 +262,7 @@ def _stream(
         shuffled = examples.shuffle(
             SHUFFLE_BUFFER, seed=seed + epoch, reshuffle_each_iteration=False
         )
-        return shuffled.batch(batch_size)
+        return shuffled.batch(batch_size, drop_remainder=whole_batches)
 
     return tf.data.Dataset.range(first, epochs).flat_map(one_epoch).prefetch(tf.data.AUTOTUNE)
 

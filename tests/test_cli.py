@@ -16,9 +16,9 @@ from PIL import Image
 
 import kerasunsup
 from kerasunsup import data as datasets
-from kerasunsup import models, zoo
+from kerasunsup import models, networks, zoo
 from kerasunsup.cli import main, parts, verbs
-from kerasunsup.export import ServedModel
+from kerasunsup.export import ServedModel, export
 from kerasunsup.models.verbs import VOCABULARY
 from kerasunsup.serving import config
 from kerasunsup.zoo import registry
@@ -108,11 +108,11 @@ def test_light_commands_import_neither_tensorflow_nor_numpy(arguments, tmp_path)
 def test_a_command_for_every_verb_that_a_family_has():
     families = {
         verb
-        for cls in (models.Autoencoder, models.VAE)
+        for cls in (models.Autoencoder, models.VAE, models.GAN, models.Classifier)
         for verb in VOCABULARY
         if hasattr(cls, verb)
     }
-    assert {*verbs.INPUT_VERBS, "generate"} == families == set(verbs.OUTPUTS)
+    assert {*verbs.INPUT_VERBS, "generate", "discriminate"} == families == set(verbs.OUTPUTS)
 
 
 # Runs
@@ -208,6 +208,29 @@ def test_generate(entry, served, call):
     call("generate", entry, "-o", "grid.png")
     with Image.open("grid.png") as image:
         assert image.size == (8 * 8 + 7 * 2, 8 * 8 + 7 * 2)
+
+
+def test_classes_of_a_conditional_gan(call, tmp_path):
+    shape = (8, 8, 1)
+    model = models.GAN(
+        networks.dense_generator(4, shape, [8], labels=3),
+        networks.dense_discriminator(shape, [8], labels=3),
+        4,
+        labels=3,
+        value_range=(0, 1),
+    )
+    export(model, "gan/1")
+    call("generate", "./gan", "--count", 6, "--label", 2, "-o", "samples.npy")
+    samples = np.load("samples.npy")
+    np.testing.assert_allclose(samples, model.generate(6, label=2)["samples"], atol=1e-5)
+    call("generate", "./gan", "--count", 6, "-o", "in_turn.npy")
+    np.testing.assert_allclose(np.load("in_turn.npy")[2], samples[2], atol=1e-5)
+    call("discriminate", "./gan", "samples.npy", "--label", 1, "-o", "logit.csv")
+    logit = np.loadtxt("logit.csv", skiprows=1, dtype="float32")
+    np.testing.assert_allclose(logit, model.discriminate(samples, label=1)["logit"], atol=1e-5)
+    assert "[0, 3)" in call("generate", "./gan", "--label", 3, "-o", "x.npy", code=2)
+    assert "label" in call("discriminate", "./gan", "samples.npy", "-o", "x.npy", code=2)
+    assert not Path("x.npy").exists()
 
 
 def folder_of_images(folder, x):

@@ -321,6 +321,7 @@ def test_a_conditional_gan_takes_classes_everywhere(x, y, tmp_path):
         (lambda model, x, y: model.fit(x, y + 1, verbose=0), r"\[0, 3\)"),
         (lambda model, x, y: model.fit(x, y - 0.5, verbose=0), "class number"),
         (lambda model, x, y: model.discriminate(x), "needs `label`"),
+        (lambda model, x, y: model.predict(x, verbose=0), "conditional"),
         (lambda model, x, y: model.discriminate(x, label=y[:5]), "one for each"),
         (lambda model, x, y: model.generate(5, label=3), r"\[0, 3\)"),
         (lambda model, x, y: model.generate(5, label=[0, 1]), "one for each"),

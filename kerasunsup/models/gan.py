@@ -202,7 +202,14 @@ class GAN(UnsupervisedModel):
         return ops.cast(self.generator(inputs, training=training), "float32")
 
     def _inputs(self, first: Any, labels: Any) -> Any:
-        return first if self.labels is None else [first, labels]
+        if self.labels is None:
+            return first
+        if labels is None:
+            raise InputError(
+                "This GAN is conditional: give a class for each example, as in "
+                "discriminate(x, label=y). Received: no classes"
+            )
+        return [first, labels]
 
     # Losses
 
