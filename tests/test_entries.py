@@ -37,7 +37,8 @@ def test_an_entry_loads_serves_and_goes_on_training(name):
         for output, value in getattr(model, verb)(given, label=label).items():
             np.testing.assert_allclose(answer[output], value, rtol=1e-3, atol=1e-4)
     untrained = zoo.create(name)
-    assert untrained.count_params() == model.count_params()
+    shapes = [[weight.shape for weight in one.trainable_weights] for one in (untrained, model)]
+    assert shapes[0] == shapes[1]
     model.fit(x, [0, 1, 2, 1] if model.labels else None, verbose=0)
     assert model.steps_done == 1
 
