@@ -87,7 +87,8 @@ def convert(
                     chosen.write(graph, bound.input_specs, weights, path)
                     written[verb] = _check(model, verb, chosen.read(path))
             except Exception as error:  # whatever a converter or runtime raises
-                left_out[verb] = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+                reason = str(error).replace(f"{temporary}/", "").strip() or type(error).__name__
+                left_out[verb] = reason.splitlines()[0][:200]
                 for file in temporary.glob(f"{verb}.*"):
                     file.unlink()
         if not written:

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 
 from kerasunsup import networks
 from kerasunsup.errors import InputError
@@ -311,6 +312,21 @@ def test_a_conditional_gan_takes_classes_everywhere(x, y, tmp_path):
         "seed": (tf.int32, 2),
         "label": (tf.int32, 1),
     }
+    seed = tf.zeros((2, 2), tf.int32)
+    for label, message in (
+        ([0, 3], r"`label` must lie in \[0, 2\]"),
+        ([0], "as many rows as `seed`"),
+    ):
+        with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+            signature(seed=seed, label=tf.constant(label))
+    pixels = np.full((8, 8), 100, "uint8")
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    answer, failed = served.from_files("discriminate", [tmp_path / "a.png"], label=1)
+    wanted = model.discriminate(pixels[None, ..., None], label=1)["logit"]
+    np.testing.assert_allclose(answer["logit"], wanted, atol=1e-5)
+    assert failed == {}
+    with pytest.raises(InputError, match="takes a `label`"):
+        served.from_files("discriminate", [tmp_path / "a.png"])
 
 
 @pytest.mark.parametrize(
