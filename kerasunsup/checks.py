@@ -80,7 +80,10 @@ def check_labels(labels: Any, classes: int, name: str = "y") -> np.ndarray:
     Raises:
         InputError: Not whole numbers, of another shape, or out of range.
     """
-    array = np.asarray(labels)
+    try:
+        array = np.asarray(labels)
+    except ValueError:
+        array = np.asarray(labels, dtype=object)
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
     whole = array.dtype.kind in "ui" or (

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from kerasunsup.errors import InputError
+
 if TYPE_CHECKING:
     from kerasunsup.data import Dataset
 
@@ -46,10 +48,18 @@ class Images:
         images: `(n, height, width, channels)`: uint8, or float in [0, 1], which is clipped and
             rounded so that no rounding tells samples from data.
         extractor: Called when features or labels are needed.
+
+    Raises:
+        InputError: A value is NaN or infinite.
     """
 
     def __init__(self, images: np.ndarray, extractor: Callable[[], Extractor]) -> None:
         if images.dtype != np.uint8:
+            if not np.isfinite(images).all():
+                raise InputError(
+                    "Samples must be finite to be measured. Received: "
+                    f"{int((~np.isfinite(images)).sum())} NaN or infinite of {images.size} values"
+                )
             images = np.rint(np.clip(images, 0, 1) * np.float32(255)).astype("uint8")
         self.pixels = images
         self._extractor = extractor
@@ -80,7 +90,6 @@ def entry_for(data: Dataset) -> str:
     fingerprints must agree. Of several, `classifier_<data set>` is taken, else the first by name.
     """
     from kerasunsup import zoo  # an extractor is an entry: the one import against the direction
-    from kerasunsup.errors import InputError
 
     found = []
     for name in zoo.list_models(family=FAMILY):

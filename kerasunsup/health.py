@@ -6,13 +6,13 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from kerasunsup.data import Dataset
 from kerasunsup.examples import split_batches
 from kerasunsup.metrics.health import diagnose
 
 EXAMPLES = 500
-LOG_ODDS_LOSSES = ("minimax", "non_saturating")
 
 
 class Health(keras.callbacks.Callback):
@@ -48,6 +48,8 @@ def examine(
 ) -> tuple[list[str], np.ndarray]:
     """Compares the first 500 examples of a split with as many samples of seed 0.
 
+    The discriminator answers in inference mode, with its moving statistics.
+
     Args:
         model: A GAN, or a `ServedModel` of one.
         data: Data set it was trained on.
@@ -61,12 +63,22 @@ def examine(
     real = next(split_batches(data, split))[:EXAMPLES]
     label = None if network.labels is None else data.labels[split][: len(real)]
     samples = model.generate(len(real), seed=0, label=label)["samples"]
+    if not np.isfinite(samples).all():
+        return [
+            "The samples are not finite: lower the learning rates or clip the gradients."
+        ], samples
+    if len(real) < 2:
+        return [], samples
+
+    def seen(x: np.ndarray) -> np.ndarray:  # in the units of the networks
+        return np.asarray(network.preprocess(tf.constant(x)))
+
     findings = diagnose(
-        real,
-        samples,
+        seen(real),
+        seen(samples),
         model.discriminate(real, label=label)["logit"],
         model.discriminate(samples, label=label)["logit"],
-        earlier,
-        log_odds=network.loss in LOG_ODDS_LOSSES,
+        None if earlier is None else seen(earlier),
+        loss=network.loss,
     )
     return findings, samples

@@ -92,6 +92,11 @@ def train(
     with chosen.scope():
         model = create_model(recipe, data.input_shape, data.value_range, steps)
     model.adapt(data.batched("train", recipe.train.batch_size))
+    if recipe.train.patience and "loss" not in model.loss_terms:
+        raise InputError(
+            "`train.patience` needs a model with one validation loss: leave it out. "
+            f"Received: {type(model).__name__}, which has {', '.join(model.loss_terms)}"
+        )
     if not resume:
         _remove_run(folder)
         atomic_write(folder / "recipe.toml", recipe.to_toml())
@@ -99,8 +104,9 @@ def train(
     callbacks: list[keras.callbacks.Callback] = [StopOnBadLoss(checkpoint)]
     if recipe.train.picture_every:
         callbacks.append(Pictures(folder / "samples", data, recipe.train.picture_every))
+    health = Health(data, recipe.train.picture_every or 1)
     if "discriminate" in model.verbs:
-        callbacks.append(Health(data, recipe.train.picture_every or 1))
+        callbacks.append(health)
     if recipe.train.fcd_every:
         callbacks.append(FrechetDistance(folder / "fcd.csv", data, recipe.train.fcd_every))
     callbacks.append(keras.callbacks.TensorBoard(str(folder / "tensorboard"), write_graph=False))
@@ -131,7 +137,7 @@ def train(
             f"Go on with: kerasunsup train {folder} --resume"
         ) from None
     seconds = checkpoint.seconds_before + time.time() - started
-    _describe_run(folder, model, data, seconds, chosen)
+    _describe_run(folder, model, data, seconds, chosen, health.findings)
     shutil.rmtree(folder / "checkpoint", ignore_errors=True)
     return Run(model, checkpoint.history, folder)
 
@@ -235,7 +241,7 @@ def _fit(
         train = _stream(
             train, batch_size, whole_batches, recipe.train.seed, checkpoint.epoch, epochs
         )
-        arguments = {"steps_per_epoch": steps - whole_batches}
+        arguments = {"steps_per_epoch": steps - int(whole_batches)}
     if checkpoint.epoch < epochs and not checkpoint.stopped_early:
         model.fit(
             train,
@@ -273,6 +279,7 @@ def _describe_run(
     data: Dataset,
     seconds: float,
     strategy: tf.distribute.Strategy,
+    findings: list[str],
 ) -> None:
     facts = {
         "wall_time_s": round(seconds, 1),
@@ -280,5 +287,6 @@ def _describe_run(
         "parameters": int(np.sum([np.prod(w.shape) for w in model.trainable_weights])),
         "steps": model.steps_done,
         "replicas": strategy.num_replicas_in_sync,
+        **({"health": findings} if findings else {}),
     }
     atomic_write(folder / "run.json", json.dumps(facts, indent=2) + "\n")

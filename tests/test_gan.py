@@ -105,12 +105,14 @@ def test_discriminator_steps_share_the_batch_and_draw_fresh_samples(x):
 
     samples: list[np.ndarray] = []
     parts = make_gan()
-    model = Recorder(parts.generator, parts.discriminator, 4, discriminator_steps=4)
+    model = Recorder(
+        parts.generator, parts.discriminator, 4, discriminator_steps=4, value_range=(0, 1)
+    )
     model.compile("sgd", "sgd", run_eagerly=True)
     model.fit(x[:43], batch_size=43, verbose=0)
     assert [len(rows) for rows in seen] == [11, 11, 11, 10]
-    rows = np.concatenate(seen)[:, 0, 0, 0]
-    np.testing.assert_array_equal(np.sort(rows), np.sort(x[:43, 0, 0, 0]))
+    rows = (np.concatenate(seen)[:, 0, 0, 0] + 1) / 2  # the networks see [-1, 1]
+    np.testing.assert_allclose(np.sort(rows), np.sort(x[:43, 0, 0, 0]), atol=1e-6)
     assert len(samples) == 5  # one for each step of the discriminator, one for the generator
     firsts = {float(drawn[0, 0, 0, 0]) for drawn in samples}
     assert len(firsts) == 5
@@ -178,12 +180,44 @@ def test_gradient_penalties_are_those_of_the_formulas(kind, slope):
     assert changes[0] - changes[1] == pytest.approx(3.0 * slope, abs=1e-5)
 
 
+def test_penalties_are_taken_at_the_right_points():
+    """With the logit w x^2 / 2 the slope is w x: at examples for R1, between for WGAN-GP."""
+    z, x = keras.Input((1,)), keras.Input((1,))
+    squares = keras.Model(x, keras.layers.Dense(1, use_bias=False)(0.5 * x**2))
+    squares.set_weights([np.array([[1.5]])])
+    model = GAN(keras.Model(z, keras.layers.Dense(1)(z)), squares, 1, gradient_penalty="r1")
+    rng = np.random.default_rng(0)
+    real, fake = (rng.normal(size=(8, 1)).astype("float32") for _ in range(2))
+    got = model._discriminator_terms(tf.constant(real), tf.constant(fake), None, True)
+    np.testing.assert_allclose(got["gradient_penalty"], 0.5 * (1.5 * real[:, 0]) ** 2, rtol=1e-5)
+    model.noise.uniform = lambda *_: tf.fill((8, 1), 0.25)
+    got = model._interpolated_penalty(tf.constant(real), tf.constant(fake), None, True)
+    between = 0.25 * real[:, 0] + 0.75 * fake[:, 0]
+    np.testing.assert_allclose(got, (np.abs(1.5 * between) - 1) ** 2, rtol=1e-4)
+
+
+def test_spectral_normalisation_bounds_every_layer(x):
+    discriminator = networks.dcgan_discriminator(SHAPE, [4, 8], "spectral", labels=3)
+    for _ in range(30):
+        discriminator([x, np.zeros(90, "int32")], training=True)
+    wrapped = [
+        layer
+        for layer in discriminator.layers
+        if isinstance(layer, keras.layers.SpectralNormalization)
+    ]
+    assert len(wrapped) == 4  # two convolutions, the logit, the embedding of the class
+    for layer in wrapped:
+        weights = np.array(layer.layer.trainable_weights[0])
+        sigma = np.linalg.svd(weights.reshape(-1, weights.shape[-1]), compute_uv=False)[0]
+        assert sigma == pytest.approx(1.0, abs=0.05), layer.name
+
+
 def test_interpolation_is_uniform_and_for_each_example(x):
     model = make_gan(normalization="none", gradient_penalty="interpolated")
     seen = []
     logits = model.logits
     model.logits = lambda x, *a, **k: seen.append(x) or logits(x, *a, **k)
-    many = tf.concat([tf.ones((4000, *SHAPE)), tf.zeros((0, *SHAPE))], 0)
+    many = tf.ones((4000, *SHAPE))
     model._interpolated_penalty(many, tf.zeros_like(many), None, True)
     mixes = np.array(seen[0])
     assert (mixes.std(axis=(1, 2, 3)) < 1e-6).all()
@@ -286,6 +320,10 @@ def test_both_optimizers_are_scaled_under_mixed_precision(policy, x, tmp_path):
 # Classes
 
 
+def stream(x, y):
+    return tf.data.Dataset.from_tensor_slices((x, y)).batch(30)
+
+
 def test_a_conditional_gan_takes_classes_everywhere(x, y, tmp_path):
     model = make_gan(labels=3)
     model.compile()
@@ -340,6 +378,10 @@ def test_a_conditional_gan_takes_classes_everywhere(x, y, tmp_path):
         (lambda model, x, y: model.predict(x, verbose=0), "conditional"),
         (lambda model, x, y: model.discriminate(x, label=y[:5]), "one for each"),
         (lambda model, x, y: model.generate(5, label=3), r"\[0, 3\)"),
+        (lambda model, x, y: model.generate(2, label=[[1], [2, 0]]), "class number"),
+        (lambda model, x, y: model.fit(stream(x, np.eye(3)[y % 3]), verbose=0), "class number"),
+        (lambda model, x, y: model.fit(stream(x, {"a": y}), verbose=0), "class number"),
+        (lambda model, x, y: model.fit(stream(x, y.astype(str)), verbose=0), "class number"),
         (lambda model, x, y: model.generate(5, label=[0, 1]), "one for each"),
         (lambda model, x, y: make_gan().generate(5, label=0), "no classes"),
     ],
@@ -349,6 +391,19 @@ def test_bad_classes_are_refused(call, message, x, y):
     model.compile()
     with pytest.raises(InputError, match=message):
         call(model, x, y)
+
+
+def test_streams_of_labels_are_checked_as_they_come(x, y):
+    model = make_gan(labels=3)
+    model.compile()
+    column = stream(x, y[:, None])
+    model.fit(column, validation_data=column, verbose=0)
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"\[0, 3\)"):
+        model.fit(stream(x, y + 1), verbose=0)
+    small = make_gan(normalization="none", discriminator_steps=4)
+    small.compile()
+    with pytest.raises(tf.errors.InvalidArgumentError, match="drop_remainder"):
+        small.fit(tf.data.Dataset.from_tensor_slices(x[:43]).batch(8), verbose=0)
 
 
 # Arguments
@@ -378,6 +433,21 @@ def test_networks_that_do_not_fit_are_refused():
     sigmoid_generator = networks.dense_generator(4, SHAPE, [8], output_activation="sigmoid")
     with pytest.raises(InputError, match="tanh"):
         GAN(sigmoid_generator, discriminator, 4, value_range=(0, 1))
+    table_generator = networks.dense_generator(4, (2,), [8])
+    with pytest.raises(InputError, match="no activation"):
+        GAN(table_generator, networks.dense_discriminator((2,), [8]), 4)
+    with pytest.raises(InputError, match="normalization"):
+        GAN(
+            generator,
+            discriminator,
+            4,
+            value_range=(0, 1),
+            normalization=keras.layers.Normalization(),
+        )
+    with pytest.raises(InputError, match="BatchNormalization"):
+        make_gan(normalization="batch", gradient_penalty="interpolated")
+    with pytest.raises(InputError, match="functional"):
+        GAN(generator, keras.Sequential([keras.layers.Flatten()]), 4)
     with pytest.raises(InputError, match="divisible"):
         networks.dcgan_generator(4, (10, 10, 1), [8, 8, 8])
 
@@ -388,7 +458,7 @@ def test_tables_keep_their_units():
     normalization = keras.layers.Normalization()
     normalization.adapt(table)
     model = GAN(
-        networks.dense_generator(4, (2,), [16], output_activation=None),
+        networks.dense_generator(4, (2,), [16], output_activation="linear"),
         networks.dense_discriminator((2,), [16]),
         4,
         normalization=normalization,
@@ -400,3 +470,8 @@ def test_tables_keep_their_units():
     samples = model.generate(1000)["samples"]
     assert (np.abs(samples.mean(0) - table.mean(0)) < 0.5 * table.std(0)).all()
     assert (np.abs(np.log(samples.std(0) / table.std(0))) < 0.7).all()
+    exported = model.without_training_state()
+    np.testing.assert_allclose(exported.generate(1000)["samples"], samples, rtol=1e-4)
+    np.testing.assert_allclose(
+        exported.discriminate(table)["logit"], model.discriminate(table)["logit"], rtol=1e-4
+    )

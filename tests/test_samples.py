@@ -507,7 +507,7 @@ def test_a_healthy_wasserstein_critic_is_no_false_alarm(rng, real):
     direction /= np.linalg.norm(direction)
     for offset in (-30, 0, 30):
         logits = [x.reshape(300, -1) @ direction * 1.3 + offset for x in (real, fake)]
-        assert health.diagnose(real, fake, *logits, log_odds=False) == []
+        assert health.diagnose(real, fake, *logits, loss="wasserstein") == []
     dark = np.zeros_like(real) + 0.01 * fake  # the first steps: AUROC 1
     logits = [10 * np.linalg.norm(x.reshape(300, -1), axis=1) / 4 for x in (real, dark)]
     assert health.steep_critic(real, dark, *logits) == ""

@@ -60,7 +60,7 @@ GAN_RECIPE = {
         "generator_optimizer": {"name": "Adam", "beta_1": 0.5, "schedule": "cosine"},
         "discriminator_optimizer": {"name": "Adam", "beta_1": 0.5, "schedule": "cosine"},
     },
-    "train": {"epochs": 6, "batch_size": 180, "seed": 3, "picture_every": 3},
+    "train": {"epochs": 6, "batch_size": 180, "seed": 3, "picture_every": 3, "fcd_every": 2},
 }
 
 
@@ -135,6 +135,9 @@ def test_an_interrupted_gan_equals_an_uninterrupted_one(tmp_path, monkeypatch):
     assert resumed.history == straight.history
     pictures = {path.name for path in (tmp_path / "run" / "samples").iterdir()}
     assert pictures == {"epoch_003.png", "epoch_006.png", "training.gif"}
+    measured = [(tmp_path / name / "fcd.csv").read_text() for name in ("straight", "run")]
+    assert measured[0] == measured[1]
+    assert [row.split(",")[0] for row in measured[0].splitlines()] == ["epoch", "2", "4", "6"]
     rate = straight.model.discriminator_optimizer.learning_rate
     assert float(rate) == pytest.approx(0.0, abs=1e-8)  # its schedule counts its own steps
 
@@ -186,6 +189,18 @@ def test_reset_replaces_the_run_and_nothing_else(tmp_path):
 def test_one_class_recipes_train_on_that_class_only(tmp_path):
     recipe = {**changed(epochs=1), "data": {"name": "iris", "normal_class": 1}}
     assert train(recipe, tmp_path / "run", verbose=0).model.steps_done == 2  # 30 of 90 rows
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        (changed(GAN_RECIPE, patience=3), "patience"),
+        ({**GAN_RECIPE, "data": {"name": "digits", "seed": 7}}, "fcd_every.*same splits"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_before_training(recipe, message, tmp_path):
+    with pytest.raises(InputError, match=message):
+        train(recipe, tmp_path / "run", verbose=0)
 
 
 def test_nothing_to_resume(tmp_path):

@@ -27,18 +27,18 @@ def diagnose(
     fake_logits: np.ndarray,
     earlier_samples: np.ndarray | None = None,
     *,
-    log_odds: bool = True,
+    loss: str = "non_saturating",
 ) -> list[str]:
     """All findings about a GAN, none if it looks healthy.
 
     Args:
-        real: Real examples, `(n, ...)`, best 500 or more.
+        real: Real examples as the networks see them, `(n, ...)`, best 500 or more.
         samples: Samples in the same units, `(m, ...)`.
         real_logits: The discriminator's answer to `real`, `(n,)` or `(n, 1)`.
         fake_logits: The same of `samples`.
         earlier_samples: Samples of the same seeds from an earlier epoch, shape of `samples`.
-        log_odds: The logits are log-odds, as under a cross-entropy loss. False for critics
-            (Wasserstein, hinge, least squares), whose confidence does not stop learning.
+        loss: Name of the adversarial loss: what the logits mean. Only log-odds saturate, only a
+            Wasserstein critic must not be steep.
 
     Returns:
         Short sentences.
@@ -46,12 +46,11 @@ def diagnose(
     Raises:
         InputError: Unequal shapes, or fewer than two examples.
     """
-    findings = [
-        saturated_discriminator(real_logits, fake_logits)
-        if log_odds
-        else steep_critic(real, samples, real_logits, fake_logits),
-        mode_collapse(real, samples),
-    ]
+    findings = [mode_collapse(real, samples)]
+    if loss in ("minimax", "non_saturating"):
+        findings.append(saturated_discriminator(real_logits, fake_logits))
+    elif loss == "wasserstein":
+        findings.append(steep_critic(real, samples, real_logits, fake_logits))
     if earlier_samples is not None:
         findings.append(stalled_generator(real, samples, earlier_samples))
     return [finding for finding in findings if finding]

@@ -305,10 +305,12 @@ class UnsupervisedModel(keras.Model):
         """
         given = x if y is None else (x, y)
         x = drop_labels(x)
-        if validation_data is not None and not isinstance(validation_data, tf.data.Dataset):
+        if isinstance(validation_data, tf.data.Dataset):
+            validation_data = self._checked_stream(validation_data)
+        elif validation_data is not None:
             validation_data = self._arrays(validation_data, "validation_data")
         if isinstance(x, tf.data.Dataset):
-            self.check_stream(x)
+            x = self._checked_stream(x)
         else:
             arrays = self._arrays(given, "x")
             x = drop_labels(arrays)
@@ -319,7 +321,7 @@ class UnsupervisedModel(keras.Model):
                 x = x[:kept]
             plan = self._plan = resident.Plan(
                 examples=len(x),
-                batch_size=batch_size or 32,
+                batch_size=32 if batch_size is None else batch_size,
                 steps_per_epoch=steps_per_epoch,
                 steps_per_execution=self.requested_steps_per_execution,
                 replicas=self.distribute_strategy.num_replicas_in_sync,
@@ -367,13 +369,39 @@ class UnsupervisedModel(keras.Model):
     def check_stream(self, x: tf.data.Dataset) -> None:
         """Raises unless `x` gives batches of examples, with or without labels."""
         shape = drop_labels(x.element_spec).shape
-        if self.labels is not None:
-            labels_of(x.element_spec)
         if shape.rank != len(self.input_shape):
             raise InputError(
                 f"A tf.data.Dataset must give batches of shape {('batch', *self.input_shape[1:])}: "
                 f"call .batch(128). Received: elements of shape {tuple(shape)}"
             )
+
+    def _checked_stream(self, x: tf.data.Dataset) -> tf.data.Dataset:
+        """Batches whose shapes have been checked, and whose labels are checked as they come."""
+        self.check_stream(x)
+        classes = self.labels
+        if classes is None:
+            return x
+        spec = labels_of(x.element_spec)
+        whole = isinstance(spec, tf.TensorSpec) and spec.dtype.is_integer
+        if (
+            not whole
+            or spec.shape.rank not in (1, 2)
+            or (spec.shape.rank == 2 and spec.shape[1] != 1)
+        ):
+            raise InputError(
+                "Labels must be one class number for each example, integers of shape (batch,). "
+                f"Received: {spec}"
+            )
+
+        def check(*batch: Any) -> tuple[Any, Any]:
+            labels = tf.reshape(batch[1], (-1,))
+            message = f"Labels must lie in [0, {classes})"
+            low = tf.debugging.assert_non_negative(labels, message)
+            high = tf.debugging.assert_less(labels, tf.cast(classes, labels.dtype), message)
+            with tf.control_dependencies([low, high]):
+                return batch[0], tf.identity(labels)
+
+        return x.map(check)
 
     def predict(self, x: Any, **kwargs: Any) -> Any:
         """Keras' `predict`: what `call` returns; arrays are checked as in `fit`."""
@@ -390,8 +418,10 @@ class UnsupervisedModel(keras.Model):
 
     def evaluate(self, x: Any = None, y: Any = None, **kwargs: Any) -> Any:
         """Keras' `evaluate` on data as in `fit`; the noise stream is fixed."""
-        if kwargs.get("_use_cached_eval_dataset") or isinstance(drop_labels(x), tf.data.Dataset):
-            return super().evaluate(drop_labels(x), **kwargs)
+        if kwargs.get("_use_cached_eval_dataset"):
+            return super().evaluate(x, **kwargs)
+        if isinstance(drop_labels(x), tf.data.Dataset):
+            return super().evaluate(self._checked_stream(drop_labels(x)), **kwargs)
         arrays = self._arrays(x if y is None else (x, y), "x")
         x, y = arrays if isinstance(arrays, tuple) else (arrays, None)
         return super().evaluate(x, y, **kwargs)

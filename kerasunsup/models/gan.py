@@ -17,9 +17,14 @@ from keras import layers, ops
 from kerasunsup import losses
 from kerasunsup.errors import InputError
 from kerasunsup.layers import standard_normal_rows
-from kerasunsup.models.base import UnsupervisedModel, check_choice, output_activation
+from kerasunsup.models.base import (
+    UnsupervisedModel,
+    check_choice,
+    output_activation,
+    refuse_normalization,
+)
 from kerasunsup.models.verbs import verb
-from kerasunsup.replicas import every_nth, global_mean
+from kerasunsup.replicas import every_nth, global_mean, replica_count
 
 
 class AdversarialLoss(NamedTuple):
@@ -55,9 +60,10 @@ class GAN(UnsupervisedModel):
 
     Each player sees the other in training mode but leaves it as it is: weights, moving statistics
     and spectral vectors change in the player's own step only. Batch normalisation uses the
-    statistics of the batch; examples and samples are separate batches (Radford et al. 2016).
+    statistics of the batch; examples and samples are separate batches (the DCGAN authors' code).
 
     With a value range the networks see examples scaled to [-1, 1]: let the generator end in tanh.
+    Without one, for tables, let it end in no activation.
 
     Args:
         generator: Functional model, latent `(batch, latent_dim)` -> sample; with `labels`
@@ -67,12 +73,14 @@ class GAN(UnsupervisedModel):
         latent_dim: Number of latent dimensions.
         loss: "minimax", "non_saturating", "least_squares", "hinge" or "wasserstein".
         gradient_penalty: "interpolated": (|grad D| - 1)^2 at uniform mixtures of an example and
-            a sample, the penalty of WGAN-GP; "r1": |grad D|^2 / 2 at examples; or None.
+            a sample, the penalty of WGAN-GP, for discriminators without batch normalisation;
+            "r1": |grad D|^2 / 2 at examples; or None.
         penalty_weight: Factor of the penalty.
         discriminator_steps: Steps of the discriminator for one of the generator.
         label_smoothing: One-sided label smoothing: target 1 - label_smoothing for examples.
         ema: Decay of the moving average of the generator's weights, which `generate` uses and
-            which alone is exported; 0 for none. It begins as min(ema, (1 + step) / (10 + step)).
+            which alone is exported (a model loaded from an export has ema = 0); 0 for none. It
+            begins as min(ema, (1 + step) / (10 + step)).
         labels: Number of classes of a conditional GAN, which trains on `(x, y)`.
         value_range: Range of valid inputs, for example (0, 1) for pixels.
         normalization: An adapted `keras.layers.Normalization` for tables.
@@ -131,15 +139,17 @@ class GAN(UnsupervisedModel):
                 f"`label_smoothing` has no meaning with loss={loss!r}, which has no targets. "
                 f"Received: {label_smoothing}"
             )
-        example = discriminator.inputs[0].shape[1:]
+        if value_range is not None:
+            refuse_normalization(normalization, "a value range")
         _check_networks(generator, discriminator, latent_dim, labels)
-        if value_range is not None and output_activation(generator) in ("sigmoid", "linear"):
+        _check_output(generator, value_range)
+        if gradient_penalty == "interpolated" and _has_batch_normalization(discriminator):
             raise InputError(
-                "The networks see values in [-1, 1]: let the generator end in tanh. "
-                f"Received: an output activation {output_activation(generator)!r}"
+                "gradient_penalty='interpolated' is on the gradient of each example by itself: use "
+                "a discriminator without BatchNormalization. Received: one with it"
             )
         super().__init__(
-            input_shape=example,
+            input_shape=discriminator.inputs[0].shape[1:],
             value_range=value_range,
             normalization=normalization,
             seed=seed,
@@ -188,9 +198,15 @@ class GAN(UnsupervisedModel):
 
     # Networks
 
-    def logits(self, x: Any, labels: Any = None, training: bool = False) -> Any:
+    def logits(
+        self, x: Any, labels: Any = None, training: bool = False, frozen: bool = False
+    ) -> Any:
         """Preprocessed examples (and their classes) -> logits, `(batch,)`."""
-        logit = self.discriminator(self._inputs(x, labels), training=training)
+        inputs = self._inputs(x, labels)
+        if frozen:
+            logit = _frozen(self.discriminator, inputs)
+        else:
+            logit = self.discriminator(inputs, training=training)
         return ops.cast(ops.squeeze(logit, axis=-1), "float32")
 
     def samples(self, batch: Any, labels: Any, training: bool, frozen: bool = False) -> Any:
@@ -224,7 +240,8 @@ class GAN(UnsupervisedModel):
         self, real: Any, fake: Any, labels: Any, training: bool
     ) -> dict[str, Any]:
         with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(real)
+            if self.gradient_penalty == "r1":
+                tape.watch(real)
             real_logits = self.logits(real, labels, training)
         fake_logits = self.logits(fake, labels, training)
         smoothing = {"smoothing": self.label_smoothing} if LOSSES[self.loss].smooths else {}
@@ -255,6 +272,12 @@ class GAN(UnsupervisedModel):
     def step(self, x: Any, labels: Any = None) -> None:
         """One turn of each player: algorithm 1 of Goodfellow et al. and of Gulrajani et al."""
         batch = (x,) if labels is None else (x, labels)
+        if self.discriminator_steps > 1 and replica_count() == 1:
+            tf.debugging.assert_greater_equal(
+                ops.shape(x)[0],
+                self.discriminator_steps,
+                "A batch needs a row for each discriminator step: batch(n, drop_remainder=True)",
+            )
         turns = []
         for i in range(self.discriminator_steps):
             share = [every_nth(rows, self.discriminator_steps, i) for rows in batch]
@@ -280,9 +303,7 @@ class GAN(UnsupervisedModel):
         """One step of the generator on as many samples as there are rows in `like`."""
         with tf.GradientTape() as tape:
             fake = self.samples(ops.shape(like)[0], labels, training=True)
-            logits = _frozen(self.discriminator, self._inputs(fake, labels))
-            logits = ops.cast(ops.squeeze(logits, axis=-1), "float32")
-            loss = LOSSES[self.loss].generator(logits)
+            loss = LOSSES[self.loss].generator(self.logits(fake, labels, frozen=True))
             scaled = self.generator_optimizer.scale_loss(global_mean(loss))
         self.minimize(tape, scaled, self.generator.trainable_variables, "generator_optimizer")
         self._average()
@@ -357,6 +378,10 @@ class GAN(UnsupervisedModel):
         copy = type(self).from_config({**self.get_config(), "ema": 0.0})
         copy.generator.set_weights(self.averaged_generator.get_weights())
         copy.discriminator.set_weights(self.discriminator.get_weights())
+        copy.noise.state.assign(self.noise.state)
+        if copy.normalization is not None and self.normalization is not None:
+            copy.normalization.set_weights(self.normalization.get_weights())
+            copy.normalization.finalize_state()
         return copy
 
     # Verbs
@@ -391,11 +416,37 @@ def _squared_norm(gradient: Any) -> Any:
     return losses.sum_over_features(ops.square(ops.cast(gradient, "float32")))
 
 
+def _check_output(generator: keras.Model, value_range: Any) -> None:
+    """Raises if the generator's last activation cannot reach the data."""
+    activation = output_activation(generator)
+    if value_range is not None and activation in ("sigmoid", "linear"):
+        raise InputError(
+            "With a value range the networks see [-1, 1]: let the generator end in tanh. "
+            f"Received: an output activation {activation!r}"
+        )
+    if value_range is None and activation in ("sigmoid", "tanh"):
+        raise InputError(
+            "Without a value range samples may be any number: let the generator end in no "
+            "activation (output_activation='linear'), or give value_range=(low, high). "
+            f"Received: an output activation {activation!r}"
+        )
+
+
+def _has_batch_normalization(network: keras.Model) -> bool:
+    return any(isinstance(layer, layers.BatchNormalization) for layer in network.layers)
+
+
 def _check_networks(
     generator: keras.Model, discriminator: keras.Model, latent_dim: int, labels: int | None
 ) -> None:
     """Raises unless the networks fit each other, the latent and the classes."""
     inputs = 1 if labels is None else 2
+    for name, network in (("generator", generator), ("discriminator", discriminator)):
+        if not getattr(network, "inputs", None):
+            raise InputError(
+                f"`{name}` must be a functional Keras model with known input shapes: begin a "
+                f"Sequential with keras.Input(shape). Received: {type(network).__name__}"
+            )
     example = tuple(discriminator.inputs[0].shape)
     for name, network, first, last in (
         ("generator", generator, (None, latent_dim), example),

@@ -39,7 +39,7 @@ def dense_generator(
         output_shape: Shape of one example.
         units: Width of each hidden layer.
         labels: Number of classes, for a conditional generator.
-        output_activation: "tanh"; None for tables without a value range.
+        output_activation: "tanh"; "linear" for tables without a value range.
         name: Name of the model.
     """
     inputs, x = _generator_inputs(latent_dim, labels)
@@ -239,7 +239,7 @@ def _discriminator(
     if labels is None:
         return keras.Model(example, logit, name=name)
     label = keras.Input((), dtype="int32", name="label")
-    embedded = layers.Embedding(labels, features.shape[-1], name="embedding")(label)
+    embedded = wrap(layers.Embedding(labels, features.shape[-1], name="embedding"))(label)
     projection = layers.Dot(1, name="projection")([embedded, features])
     return keras.Model([example, label], layers.Add(name="sum")([logit, projection]), name=name)
 

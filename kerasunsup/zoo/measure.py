@@ -17,6 +17,8 @@ from kerasunsup.errors import InputError, IntegrityError
 from kerasunsup.recipe import Recipe
 
 if TYPE_CHECKING:
+    from kerasunsup.data import Dataset
+    from kerasunsup.export import ServedModel
     from kerasunsup.models import UnsupervisedModel
 
 
@@ -41,7 +43,6 @@ def measure(run_folder: str | os.PathLike[str]) -> Card:
     from kerasunsup.building import import_modules
     from kerasunsup.evaluation import evaluate
     from kerasunsup.export import ServedModel
-    from kerasunsup.health import examine
 
     data = recipe.data.load()
     if data.fingerprint != facts["data_fingerprint"]:
@@ -66,7 +67,7 @@ def measure(run_folder: str | os.PathLike[str]) -> Card:
         parameters=facts["parameters"],
         git_commit=_commit(),
         calibration=_calibration(served.model),
-        health=tuple(examine(served, data, "test")[0]) if "discriminate" in served.verbs else None,
+        health=_health(served, data, facts),
     )
     pictures.preview(served, data, folder / "preview.png")
     card.write(folder / "card.json")
@@ -81,6 +82,15 @@ def _facts(folder: Path) -> dict[str, Any]:
             f"Expected the folder of a finished run. Go on with one that was stopped: "
             f"kerasunsup train {folder} --resume. Received: {folder}, whose run.json cannot be read"
         ) from error
+
+
+def _health(served: ServedModel, data: Dataset, facts: dict[str, Any]) -> tuple[str, ...] | None:
+    """Findings about a GAN on test data and at the end of its training, None for other models."""
+    if "discriminate" not in served.verbs:
+        return None
+    from kerasunsup.health import examine
+
+    return (*facts.get("health", []), *examine(served, data, "test")[0])
 
 
 def _versions() -> dict[str, str]:

@@ -37,7 +37,7 @@ def entry_page(card: Card) -> str:
     parts = [
         f"# {card.name}",
         recipe.description,
-        "![Originals, reconstructions, samples](preview.png)",
+        "![What it does](preview.png)",
         "```python\nfrom kerasunsup import zoo\n\n"
         f'model = zoo.load("{card.name}")  # {", ".join(card.verbs)}\n```',
         markdown_table(["metric", "value", "protocol", "n", "baselines"], rows),
