@@ -76,7 +76,7 @@ def test_a_card_is_what_is_measured_on_fashion_mnist(name):
 
 @pytest.mark.slow
 def test_ten_gaussians_divide_the_fcd_of_an_autoencoder_by_more_than_two():
-    """Ghosh et al. 2020, table 1: 58.7 with one Gaussian over the latents, 10.7 with ten (MNIST)."""
+    """Ghosh et al. 2020, table 1: 58.7 with one Gaussian over latents, 10.7 with ten (MNIST)."""
     model = zoo.load("conv_autoencoder_fashion_mnist")
     try:
         data = zoo.recipe("conv_autoencoder_fashion_mnist").data.load()
