@@ -178,7 +178,12 @@ class GAN(UnsupervisedModel):
         self.build()
 
     def call(self, x: Any, label: Any = None, training: bool = False) -> Any:
-        return self.logits(self.preprocess(x), label, training)
+        """Logits; of a conditional GAN without `label` their mean over all classes."""
+        x = self.preprocess(x)
+        if self.labels is None or label is not None:
+            return self.logits(x, label, training)
+        each = [ops.full((ops.shape(x)[0],), k, "int32") for k in range(self.labels)]
+        return ops.mean(ops.stack([self.logits(x, one, training) for one in each]), axis=0)
 
     # Scaling
 
