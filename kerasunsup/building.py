@@ -60,7 +60,8 @@ def compile_model(model: keras.Model, recipe: Recipe, steps_per_epoch: int | Non
     for name, table in recipe.compile.items():
         if isinstance(table, Mapping):
             key = f"compile.{name}"
-            steps = steps_per_epoch and steps_per_epoch * model.optimizer_steps(name)
+            turns = model.optimizer_steps(name) if hasattr(model, "optimizer_steps") else 1
+            steps = steps_per_epoch and steps_per_epoch * turns
             arguments[name] = _optimizer(table, key, recipe.train.epochs, steps)
     _call(model.compile, arguments, "compile")
 

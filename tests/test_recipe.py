@@ -293,18 +293,18 @@ def test_several_optimisers() -> None:
         def __init__(self, value_range: Any = None) -> None:
             super().__init__()
 
-        def compile(self, optimizer: dict[str, Any]) -> None:
-            self.optimizers = optimizer
+        def compile(self, generator_optimizer: Any, critic_optimizer: Any) -> None:
+            self.optimizers = {"generator": generator_optimizer, "critic": critic_optimizer}
 
     source = copy.deepcopy(TABLE)
     source["model"] = {"class": "mine>TwoOptimisers"}
-    source["compile"]["optimizer"] = {
-        "generator": {"name": "Adam", "beta_1": 0.0},
-        "critic": {"name": "SGD"},
+    source["compile"] = {
+        "generator_optimizer": {"name": "Adam", "beta_1": 0.0},
+        "critic_optimizer": {"name": "SGD"},
     }
-    model = create_model(Recipe.load(source), (8, 8, 1), (0.0, 1.0))
+    model = create_model(Recipe.load(source), (8, 8, 1), (0.0, 1.0), steps_per_epoch=3)
     assert model.optimizers["generator"].beta_1 == 0.0
     assert isinstance(model.optimizers["critic"], keras.optimizers.SGD)
-    del source["compile"]["optimizer"]["critic"]["name"]
-    with pytest.raises(InputError, match=r"`compile.optimizer.critic.name` must be a Keras"):
+    del source["compile"]["critic_optimizer"]["name"]
+    with pytest.raises(InputError, match=r"`compile.critic_optimizer.name` must be a Keras"):
         create_model(Recipe.load(source), (8, 8, 1), (0.0, 1.0))
