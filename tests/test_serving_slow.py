@@ -100,7 +100,8 @@ numpy.savez(answer, **dict(zip(names, outputs.values())))
 """
 
 
-@pytest.mark.parametrize("name", TRAINED)
+# It reads serving_default alone, and has no operation for the random numbers of a GAN's.
+@pytest.mark.parametrize("name", [n for n in TRAINED if zoo.recipe(n).family != "gan"])
 def test_openvino_reads_the_folder(name, environment, tmp_path):
     python = environment("openvino", "openvino", "numpy")
     folder = zoo.saved_model(name)
