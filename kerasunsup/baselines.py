@@ -93,7 +93,8 @@ def _read(path: Path) -> dict[str, Any]:
 # Reconstruction
 
 
-def _pca(train: np.ndarray, dimension: int) -> PCA:
+def fit_pca(train: np.ndarray, dimension: int) -> PCA:
+    """The first principal components of `train`, `(n, d)`."""
     from sklearn.decomposition import PCA
 
     return PCA(dimension, random_state=0).fit(train)
@@ -106,7 +107,7 @@ def pca_reconstruction(data: Dataset, dimension: int) -> dict[str, float]:
     """
 
     def compute() -> dict[str, float]:
-        pca = _pca(features(data, "train"), dimension)
+        pca = fit_pca(features(data, "train"), dimension)
         x = features(data, "test")
         output = pca.inverse_transform(pca.transform(x))
         errors = reconstruction.squared_errors(x, clamped(output, data))
@@ -221,7 +222,7 @@ def _projected(data: Dataset, dimension: int | None) -> list[Labelled]:
     splits = [labelled(data, split) for split in ("train", "validation", "test")]
     if dimension is None:
         return splits
-    pca = _pca(splits[0].x, dimension)
+    pca = fit_pca(splits[0].x, dimension)
     return [Labelled(pca.transform(split.x), split.y) for split in splits]
 
 
@@ -257,7 +258,7 @@ def anomaly_detectors(data: Dataset, normal: int, dimension: int) -> dict[str, f
             "5nn_distance": auroc(knn_distance(train, x), strange),
         }
         if dimension < min(train.shape):
-            pca = _pca(train, dimension)
+            pca = fit_pca(train, dimension)
             output = clamped(pca.inverse_transform(pca.transform(x)), data)
             errors = reconstruction.squared_errors(x, output)
             values[f"pca_{dimension}_error"] = auroc(errors, strange)

@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from kerasunsup.baselines import fit_pca
 from kerasunsup.examples import features
 
 if TYPE_CHECKING:
-    from sklearn.decomposition import PCA
-
     from kerasunsup.data import Dataset
 
 NOISE = 0.1  # standard deviation, pixels in [0, 1]
@@ -73,7 +72,7 @@ def missing_class(data: Dataset) -> int:
 
 def gaussian(train: np.ndarray, dimension: int, count: int) -> np.ndarray:
     """Samples `(count, d)` of one Gaussian in the first principal components of `train`."""
-    pca = _pca(train, dimension)
+    pca = fit_pca(train, dimension)
     scale = np.sqrt(pca.explained_variance_)
     latent = scale * np.random.default_rng(0).standard_normal((count, dimension))
     return pca.inverse_transform(latent.astype("float32"))
@@ -84,16 +83,10 @@ def mixture(train: np.ndarray, dimension: int, count: int) -> np.ndarray:
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.mixture import GaussianMixture
 
-    pca = _pca(train, dimension)
+    pca = fit_pca(train, dimension)
     model = GaussianMixture(MIXTURE_COMPONENTS, covariance_type="full", random_state=0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         model.fit(pca.transform(train).astype("float64"))
     latent = np.random.default_rng(0).permutation(model.sample(count)[0])  # else by component
     return pca.inverse_transform(latent.astype("float32"))
-
-
-def _pca(train: np.ndarray, dimension: int) -> PCA:
-    from sklearn.decomposition import PCA
-
-    return PCA(dimension, random_state=0).fit(train)

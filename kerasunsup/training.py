@@ -26,6 +26,7 @@ from kerasunsup.export import export
 from kerasunsup.files import atomic_file, atomic_write, recover_folder
 from kerasunsup.health import Health
 from kerasunsup.models import UnsupervisedModel
+from kerasunsup.models.resident import rows_used
 from kerasunsup.recipe import Recipe
 
 SHUFFLE_BUFFER = 10_000
@@ -119,7 +120,7 @@ def train(
     if resume:
         checkpoint.restore(model)
     try:
-        _fit(model, data, recipe, steps, checkpoint, callbacks, verbose)
+        _fit(model, data, recipe, checkpoint, callbacks, verbose)
         checkpoint.restore_best(model)
         model.finish(
             data.batched("train", recipe.train.batch_size),
@@ -223,7 +224,6 @@ def _fit(
     model: UnsupervisedModel,
     data: Dataset,
     recipe: Recipe,
-    steps: int,
     checkpoint: Checkpoint,
     callbacks: list[keras.callbacks.Callback],
     verbose: int | str,
@@ -236,12 +236,12 @@ def _fit(
         validation = validation.batch(batch_size)
     arguments: dict[str, Any] = {"batch_size": batch_size}
     if isinstance(data.train, tf.data.Dataset):
-        rest = int(data.train.cardinality()) % batch_size
-        whole_batches = 0 < rest < model.least_batch
+        count = int(data.train.cardinality())
+        used = rows_used(count, batch_size, model.least_batch)
         train = _stream(
-            train, batch_size, whole_batches, recipe.train.seed, checkpoint.epoch, epochs
+            train, batch_size, used < count, recipe.train.seed, checkpoint.epoch, epochs
         )
-        arguments = {"steps_per_epoch": steps - int(whole_batches)}
+        arguments = {"steps_per_epoch": -(-used // batch_size)}
     if checkpoint.epoch < epochs and not checkpoint.stopped_early:
         model.fit(
             train,

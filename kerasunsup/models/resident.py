@@ -45,8 +45,7 @@ class Plan:
             raise InputError(f"`batch_size` must be at least 1. Received: {batch_size}")
         self.examples = examples
         self.batch_size = batch_size
-        rest = examples % batch_size
-        used = examples - rest if rest < least_batch else examples
+        used = rows_used(examples, batch_size, least_batch)
         if not used:
             raise InputError(
                 f"A step needs at least {least_batch} examples. Received: {examples} examples, "
@@ -79,6 +78,12 @@ class Plan:
 
         epochs_seen = tf.data.Dataset.range(first_epoch, first_epoch + max(epochs, 0))
         return epochs_seen.flat_map(one_epoch).prefetch(1)
+
+
+def rows_used(examples: int, batch_size: int, least_batch: int) -> int:
+    """Rows of an epoch: all but those of a last batch that is smaller than a step needs."""
+    rest = examples % batch_size
+    return examples - rest if rest < least_batch else examples
 
 
 def train_function(model: UnsupervisedModel, plan: Plan) -> Any:

@@ -112,8 +112,9 @@ def _limits(model: UnsupervisedModel, argument: str) -> tuple[float, float] | No
     """Smallest and largest value of an argument, where it has them."""
     if argument == "x":
         return model.value_range
-    classes = getattr(model, "labels", None)
-    return (0, classes - 1) if argument == "label" and classes else None
+    if argument == "label" and model.labels is not None:
+        return 0, model.labels - 1
+    return None
 
 
 def _assert(holds: Any, name: str, rule: str) -> Any:
