@@ -68,6 +68,7 @@ class Checkpoint(keras.callbacks.Callback):
             raise InputError(f"No checkpoint in {self.folder}: start anew with --reset.")
         state = json.loads((self.folder / "state.json").read_text())
         saved = keras.saving.load_model(self.folder / "model.keras")
+        model.compile_from_config(saved.get_compile_config())
         for variable, value in zip(_state(model), _state(saved), strict=True):
             variable.assign(value)
         self.epoch = self.saved_epoch = state["epoch"]

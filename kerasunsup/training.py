@@ -229,9 +229,8 @@ def _fit(
     verbose: int | str,
 ) -> None:
     batch_size, epochs = recipe.train.batch_size, recipe.train.epochs
-    labelled = model.labels is not None
-    train = data.pairs("train") if labelled else data.train
-    validation: Any = data.pairs("validation") if labelled else data.validation
+    train = data.pairs("train") if model.uses_labels else data.train
+    validation: Any = data.pairs("validation") if model.uses_labels else data.validation
     if isinstance(data.validation, tf.data.Dataset):
         validation = validation.batch(batch_size)
     arguments: dict[str, Any] = {"batch_size": batch_size}

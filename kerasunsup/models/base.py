@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import keras
@@ -16,14 +16,13 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from kerasunsup.checks import check_array, check_labels
 from kerasunsup.errors import InputError
-from kerasunsup.models import resident
+from kerasunsup.models.fitting import Fitting
 from kerasunsup.models.verbs import VOCABULARY, BoundVerb, drop_labels, labels_of, verb
 from kerasunsup.replicas import Noise, global_mean, replica_count
 
 
-class UnsupervisedModel(keras.Model):
+class UnsupervisedModel(Fitting):
     """Base class of all families.
 
     Args:
@@ -39,8 +38,6 @@ class UnsupervisedModel(keras.Model):
 
     main_verb: ClassVar[str] = "encode"
     loss_terms: ClassVar[tuple[str, ...]] = ("loss",)
-    labels: int | None = None  # number of classes, for a model that trains on labels
-    least_batch: int = 1  # rows that a step needs
 
     def __init__(
         self,
@@ -61,8 +58,7 @@ class UnsupervisedModel(keras.Model):
         self._input_shape = (None, *input_shape)
         self.term_trackers = [keras.metrics.Mean(name=name) for name in self.loss_terms]
         self._train_functions: dict[Any, Any] = {}
-        self._resident_data: Any = None
-        self._plan: resident.Plan | None = None
+        self._optimized: dict[str, list[int]] = {}
         if normalization is not None and not normalization.built:
             normalization.build(self._input_shape)
 
@@ -172,7 +168,7 @@ class UnsupervisedModel(keras.Model):
     def unpack(self, data: Any) -> tuple[Any, ...]:
         """Preprocessed examples of a batch, and its labels for a model that trains on them."""
         x = self.preprocess(drop_labels(data))
-        return (x,) if self.labels is None else (x, labels_of(data))
+        return (x, labels_of(data)) if self.uses_labels else (x,)
 
     def train_step(self, data: Any) -> dict[str, Any]:
         with tf.control_dependencies([drop_labels(data)]):  # no ghost step when the data end
@@ -241,6 +237,11 @@ class UnsupervisedModel(keras.Model):
         self.jit_steps = jit_compile
         self.requested_steps_per_execution = steps_per_execution
         self._train_functions = {}
+        self._attach(optimizers)
+
+    def _attach(self, optimizers: Mapping[str, Any]) -> None:
+        """Builds an optimiser for each of `optimizer_variables`."""
+        self._optimized = {}
         with self.distribute_strategy.scope():
             for name, variables in self.optimizer_variables.items():
                 chosen = _optimizer(optimizers[name], name)
@@ -251,6 +252,22 @@ class UnsupervisedModel(keras.Model):
                     chosen = keras.optimizers.LossScaleOptimizer(chosen)
                 chosen.build(variables)
                 setattr(self, name, chosen)
+                self._optimized[name] = [id(variable) for variable in variables]
+
+    @property
+    def optimizers_outdated(self) -> bool:
+        """Whether other variables are trainable now than when the optimisers were built."""
+        wanted = {
+            name: [id(variable) for variable in variables]
+            for name, variables in self.optimizer_variables.items()
+        }
+        return wanted != self._optimized
+
+    def renew_optimizers(self) -> None:
+        """Replaces each optimiser by a new one, of the same settings, for what is trained now."""
+        restore = keras.saving.deserialize_keras_object
+        optimizers = self.get_compile_config()["optimizers"]
+        self._attach({name: restore(value) for name, value in optimizers.items()})
 
     @staticmethod
     def _check_clipping(optimizer: Any) -> None:
@@ -272,172 +289,19 @@ class UnsupervisedModel(keras.Model):
             "clip_norm": self.clip_norm,
             "steps_per_execution": self.requested_steps_per_execution,
             "jit_compile": self.jit_steps,
+            "stage": {"number": self.stage, "steps_before": self._steps_before_stage},
         }
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         config = dict(config)
+        stage = config.pop("stage", {"number": 0, "steps_before": 0})
+        self.stage, self._steps_before_stage = stage["number"], stage["steps_before"]
+        self.freeze_for(self.stage)
         optimizers = {
             name: keras.saving.deserialize_keras_object(value)
             for name, value in config.pop("optimizers").items()
         }
         self.compile(**optimizers, **config)
-
-    # Fit: arrays stay in memory as they are, batches are gathered in the graph
-
-    def fit(
-        self,
-        x: Any = None,
-        y: Any = None,
-        *,
-        batch_size: int | None = None,
-        epochs: int = 1,
-        validation_split: float = 0.0,
-        validation_data: Any = None,
-        shuffle: bool = True,
-        initial_epoch: int = 0,
-        steps_per_epoch: int | None = None,
-        **kwargs: Any,
-    ) -> keras.callbacks.History:
-        """Trains on arrays or a tf.data.Dataset of batches; most families ignore labels.
-
-        The order of examples is a function of the seed and of the number of steps done, so a
-        saved and reloaded model goes on as if it had never stopped. Arguments as in Keras.
-        """
-        given = x if y is None else (x, y)
-        x = drop_labels(x)
-        if isinstance(validation_data, tf.data.Dataset):
-            validation_data = self._checked_stream(validation_data)
-        elif validation_data is not None:
-            validation_data = self._arrays(validation_data, "validation_data")
-        if isinstance(x, tf.data.Dataset):
-            x = self._checked_stream(x)
-        else:
-            arrays = self._arrays(given, "x")
-            x = drop_labels(arrays)
-            if validation_split and validation_data is None:
-                kept = round(len(x) * (1 - validation_split))
-                validation_data = tf.nest.map_structure(lambda array: array[kept:], arrays)
-                arrays = tf.nest.map_structure(lambda array: array[:kept], arrays)
-                x = x[:kept]
-            plan = self._plan = resident.Plan(
-                examples=len(x),
-                batch_size=32 if batch_size is None else batch_size,
-                steps_per_epoch=steps_per_epoch,
-                steps_per_execution=self.requested_steps_per_execution,
-                replicas=self.distribute_strategy.num_replicas_in_sync,
-                least_batch=self.least_batch,
-            )
-            steps_per_epoch, batch_size = plan.steps_per_epoch, None
-            self.steps_per_execution = plan.steps_per_execution
-            self._resident_data = tf.nest.map_structure(tf.convert_to_tensor, arrays)
-            first_epoch = self.steps_done // plan.steps_per_epoch
-            x = plan.indices(self.seed if shuffle else None, first_epoch, epochs - initial_epoch)
-            kwargs.setdefault("validation_batch_size", plan.batch_size)
-        self.train_function: Callable[[Any], Any] | None = None
-        try:
-            return super().fit(
-                x,
-                batch_size=batch_size,
-                epochs=epochs,
-                validation_data=validation_data,
-                initial_epoch=initial_epoch,
-                steps_per_epoch=steps_per_epoch,
-                shuffle=False,
-                **kwargs,
-            )
-        finally:
-            self._resident_data = None
-
-    def prepare(self, x: Any, name: str) -> np.ndarray:
-        """Checks an array for training; families that transform data once do it here."""
-        array = check_array(x, shape=self.input_shape[1:], value_range=self.value_range, name=name)
-        return array if array.dtype == np.uint8 else array.astype("float32", copy=False)
-
-    def _arrays(self, data: Any, name: str) -> Any:
-        """Checked examples, with labels `(x, y)` for a model that trains on them."""
-        x = self.prepare(drop_labels(data), name)
-        if self.labels is None:
-            return x
-        y = check_labels(labels_of(data), self.labels)
-        if y.shape != (len(x),):
-            raise InputError(
-                f"`y` must hold one label for each of the {len(x)} examples. "
-                f"Received: shape {y.shape}"
-            )
-        return x, y
-
-    def check_stream(self, x: tf.data.Dataset) -> None:
-        """Raises unless `x` gives batches of examples, with or without labels."""
-        shape = drop_labels(x.element_spec).shape
-        if shape.rank != len(self.input_shape):
-            raise InputError(
-                f"A tf.data.Dataset must give batches of shape {('batch', *self.input_shape[1:])}: "
-                f"call .batch(128). Received: elements of shape {tuple(shape)}"
-            )
-
-    def _checked_stream(self, x: tf.data.Dataset) -> tf.data.Dataset:
-        """Batches whose shapes have been checked, and whose labels are checked as they come."""
-        self.check_stream(x)
-        classes = self.labels
-        if classes is None:
-            return x
-        spec = labels_of(x.element_spec)
-        whole = isinstance(spec, tf.TensorSpec) and spec.dtype.is_integer
-        if (
-            not whole
-            or spec.shape.rank not in (1, 2)
-            or (spec.shape.rank == 2 and spec.shape[1] != 1)
-        ):
-            raise InputError(
-                "Labels must be one class number for each example, integers of shape (batch,). "
-                f"Received: {spec}"
-            )
-
-        def check(*batch: Any) -> tuple[Any, Any]:
-            labels = tf.reshape(batch[1], (-1,))
-            message = f"Labels must lie in [0, {classes})"
-            low = tf.debugging.assert_non_negative(labels, message)
-            high = tf.debugging.assert_less(labels, tf.cast(classes, labels.dtype), message)
-            with tf.control_dependencies([low, high]):
-                return batch[0], tf.identity(labels)
-
-        return x.map(check)
-
-    def predict(self, x: Any, **kwargs: Any) -> Any:
-        """Keras' `predict`: what `call` returns; arrays are checked as in `fit`."""
-        x = drop_labels(x)
-        if not isinstance(x, tf.data.Dataset):
-            shape = self.input_shape[1:]
-            x = check_array(x, shape=shape, value_range=self.value_range, name="x")
-        return super().predict(x, **kwargs)
-
-    @property
-    def steps_done(self) -> int:
-        """Training steps done so far."""
-        return int(getattr(self, next(iter(self.optimizer_variables))).iterations.numpy())
-
-    def evaluate(self, x: Any = None, y: Any = None, **kwargs: Any) -> Any:
-        """Keras' `evaluate` on data as in `fit`; the noise stream is fixed."""
-        if kwargs.get("_use_cached_eval_dataset"):
-            return super().evaluate(x, **kwargs)
-        if isinstance(drop_labels(x), tf.data.Dataset):
-            return super().evaluate(self._checked_stream(drop_labels(x)), **kwargs)
-        arrays = self._arrays(x if y is None else (x, y), "x")
-        x, y = arrays if isinstance(arrays, tuple) else (arrays, None)
-        return super().evaluate(x, y, **kwargs)
-
-    def make_train_function(self, force: bool = False) -> Any:
-        if self._resident_data is None or self._plan is None:
-            return super().make_train_function(force)
-        key = (self._plan.batch_size, self._plan.steps_per_execution)
-        if key not in self._train_functions:
-            self._train_functions[key] = resident.train_function(self, self._plan)
-        compiled, data = self._train_functions[key], self._resident_data
-        self.train_function = lambda iterator: compiled(iterator, data)
-        return self.train_function
-
-    def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
-        """Skips Keras' look at the first batch: it would shift shuffles, and all is built."""
 
     # Saving
 
