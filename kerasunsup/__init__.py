@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from kerasunsup.models import GAN as GAN
     from kerasunsup.models import VAE as VAE
     from kerasunsup.models import Autoencoder as Autoencoder
+    from kerasunsup.models import BarlowTwins as BarlowTwins
     from kerasunsup.models import Classifier as Classifier
+    from kerasunsup.models import SimCLR as SimCLR
     from kerasunsup.models import UnsupervisedModel as UnsupervisedModel
     from kerasunsup.training import train as train
 
@@ -25,8 +27,10 @@ __version__ = "0.1.0"
 _MODULES = ("data", "export", "zoo")  # `kerasunsup.export` is a module that is also the function
 _MEMBERS = {
     "Autoencoder": "models",
+    "BarlowTwins": "models",
     "Classifier": "models",
     "GAN": "models",
+    "SimCLR": "models",
     "UnsupervisedModel": "models",
     "VAE": "models",
     "evaluate": "evaluation",
@@ -37,7 +41,9 @@ __all__ = [
     "GAN",
     "VAE",
     "Autoencoder",
+    "BarlowTwins",
     "Classifier",
+    "SimCLR",
     "UnsupervisedModel",
     "__version__",
     "data",

@@ -92,47 +92,6 @@ class SaltAndPepperCorruption(Corruption):
 
 
 @register
-class CropAndFlip(keras.layers.Layer):
-    """Pads, crops at random and flips left-right by chance, while training: He et al. 2016, §4.2.
-
-    Args:
-        padding: Pixels of zeros around the image before it is cropped to its size.
-        flip: Flip half of the images.
-        seed: Seed of the draws; drawn at random when None.
-    """
-
-    def __init__(
-        self, padding: int, flip: bool = True, seed: int | None = None, **kwargs: Any
-    ) -> None:
-        super().__init__(**{"dtype": "float32", **kwargs})
-        self.padding = padding
-        self.flip = flip
-        self.noise = Noise(seed)
-        self.seed = self.noise.seed
-
-    def call(self, x: Any, training: bool = False) -> Any:
-        if not training:
-            return x
-        height, width = x.shape[1:3]
-        draw = self.noise.uniform(ops.shape(x)[0], (3,))
-        offsets = tf.cast(draw[:, :2] * (2 * self.padding + 1), tf.int32)
-        rows = offsets[:, :1] + tf.range(height)
-        columns = offsets[:, 1:] + tf.range(width)
-        if self.flip:
-            columns = tf.where(draw[:, 2:] < 0.5, columns, columns[:, ::-1])
-        border = [[0, 0], [self.padding] * 2, [self.padding] * 2, [0, 0]]
-        x = tf.gather(tf.pad(x, border), rows, axis=1, batch_dims=1)
-        return tf.gather(x, columns, axis=2, batch_dims=1)
-
-    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
-        return input_shape
-
-    def get_config(self) -> dict[str, Any]:
-        own = {"padding": self.padding, "flip": self.flip, "seed": self.seed}
-        return {**super().get_config(), **own}
-
-
-@register
 class L1Sparsity(keras.layers.Layer):
     """`weight * sum_j |latent_j|`, `(batch, latent_dim) -> (batch,)`.
 

@@ -102,6 +102,46 @@ def cross_entropy(labels: Any, logits: Any, smoothing: float = 0.0) -> Any:
     return -ops.sum(target * log_probabilities, axis=-1)
 
 
+# Losses of two views
+
+
+def nt_xent(first: Any, second: Any, temperature: float) -> tuple[Any, Any]:
+    """The normalised temperature-scaled cross-entropy in nats, averaged over both views.
+
+    Chen et al. 2020 (https://arxiv.org/abs/2002.05709), equation 1.
+
+    Args:
+        first: Embeddings of length 1, `(batch, d)`.
+        second: Those of the other views, in the same order.
+        temperature: Divides the cosine similarities.
+
+    Returns:
+        Loss of each example, `(batch,)`, and the share of its two views whose most similar one of
+        the batch is the other view.
+    """
+    rows = ops.shape(first)[0]
+    views = ops.concatenate([first, second])
+    similarity = ops.matmul(views, ops.transpose(views)) / temperature
+    similarity = tf.linalg.set_diag(similarity, tf.fill([2 * rows], similarity.dtype.min))
+    other = ops.concatenate([ops.arange(rows) + rows, ops.arange(rows)])
+    losses = tf.nn.sparse_softmax_cross_entropy_with_logits(other, similarity)
+    hits = ops.cast(tf.argmax(similarity, -1, output_type=tf.int32) == other, "float32")
+    return tuple(ops.mean(ops.reshape(each, (2, rows)), axis=0) for each in (losses, hits))
+
+
+def redundancy_reduction(correlation: Any) -> tuple[Any, Any]:
+    """Terms of the loss of Barlow Twins: sum (1 - C_ii)^2 and sum_{i != j} C_ij^2.
+
+    Zbontar et al. 2021 (https://arxiv.org/abs/2103.03230), equation 1.
+
+    Args:
+        correlation: Correlations between the embeddings of two views, `(d, d)`.
+    """
+    diagonal = tf.linalg.diag_part(correlation)
+    across = ops.sum(ops.square(correlation)) - ops.sum(ops.square(diagonal))
+    return ops.sum(ops.square(1.0 - diagonal)), across
+
+
 # Adversarial losses: logits of real examples and of samples -> loss per example, to be minimised
 
 

@@ -47,10 +47,38 @@ def batch_statistic(per_example: Any) -> Any:
     For losses that are not a mean over examples. The gradient flows through the local rows
     only, so that the sum of gradients over replicas is the gradient of the global statistic.
     """
-    local = ops.sum(per_example, axis=0)
-    count = all_sum(ops.cast(ops.shape(per_example)[0], local.dtype))
-    others = ops.stop_gradient(all_sum(local) - local)
-    return (local + others) / count
+    return batch_mean(ops.sum(per_example, axis=0), ops.shape(per_example)[0])
+
+
+def batch_mean(local_sum: Any, rows: Any) -> Any:
+    """As `batch_statistic`, from the sum over the local rows and their number."""
+    count = all_sum(ops.cast(rows, local_sum.dtype))
+    return _with_others(local_sum) / count
+
+
+def all_rows(x: Any) -> Any:
+    """The rows of all replicas in their order, `(batch, d) -> (global batch, d)`.
+
+    For losses that compare examples. As in `batch_statistic` the gradient flows through the
+    local rows only.
+    """
+    if replica_count() == 1:
+        return x
+    rows = ops.shape(x)[0]
+    start, stop = _span(rows)
+    own = tf.pad(x, [[start, all_sum(rows) - stop], [0, 0]])
+    return _with_others(own)
+
+
+def own_rows(x: Any, rows: Any) -> Any:
+    """The inverse of `all_rows`: the rows of this replica, of which there are `rows`."""
+    start, stop = _span(rows)
+    return x[start:stop]
+
+
+def _with_others(own: Any) -> Any:
+    """Sum over the replicas whose gradient flows through this one's part only."""
+    return own + ops.stop_gradient(all_sum(own) - own)
 
 
 def every_nth(x: Any, n: int, first: int) -> Any:

@@ -12,7 +12,7 @@ from kerasunsup import networks
 from kerasunsup.errors import InputError
 from kerasunsup.evaluation import evaluate
 from kerasunsup.export import ServedModel, export
-from kerasunsup.layers import CropAndFlip
+from kerasunsup.augmentation import CropAndFlip
 from kerasunsup.losses import cross_entropy
 from kerasunsup.models import Classifier
 

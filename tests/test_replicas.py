@@ -80,7 +80,7 @@ def conditional_gan():
 
 def classifier():
     backbone = networks.vgg_backbone(SHAPE, [[4], [8]], units=[8])
-    return Classifier(backbone, 3, augmentation=layers.CropAndFlip(1, seed=2), seed=1)
+    return Classifier(backbone, 3, augmentation=augmentation.CropAndFlip(1, seed=2), seed=1)
 
 
 CASES = {

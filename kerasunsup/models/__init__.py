@@ -2,10 +2,21 @@
 
 from kerasunsup import networks as networks
 from kerasunsup.models.autoencoder import Autoencoder
+from kerasunsup.models.barlow_twins import BarlowTwins
 from kerasunsup.models.base import UnsupervisedModel
 from kerasunsup.models.classifier import Classifier
 from kerasunsup.models.gan import GAN
+from kerasunsup.models.simclr import SimCLR
 from kerasunsup.models.vae import VAE
 from kerasunsup.models.verbs import verb
 
-__all__ = ["GAN", "VAE", "Autoencoder", "Classifier", "UnsupervisedModel", "verb"]
+__all__ = [
+    "GAN",
+    "VAE",
+    "Autoencoder",
+    "BarlowTwins",
+    "Classifier",
+    "SimCLR",
+    "UnsupervisedModel",
+    "verb",
+]

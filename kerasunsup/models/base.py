@@ -317,16 +317,16 @@ class UnsupervisedModel(Fitting):
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:
-        restore = keras.saving.deserialize_keras_object
+
+        def restore(value: Any) -> Any:
+            if isinstance(value, list):
+                return [restore(one) for one in value]
+            if isinstance(value, dict) and "class_name" in value:
+                return keras.saving.deserialize_keras_object(value, custom_objects)
+            return value
+
         config = copy.deepcopy(config)  # deserialisation of functional models empties it
-        return cls(
-            **{
-                name: restore(value, custom_objects)
-                if isinstance(value, dict) and "class_name" in value
-                else value
-                for name, value in config.items()
-            }
-        )
+        return cls(**{name: restore(value) for name, value in config.items()})
 
     def _random_states(self) -> list[Any]:
         weights = {id(variable) for variable in self.weights}

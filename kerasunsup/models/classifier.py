@@ -26,7 +26,7 @@ class Classifier(UnsupervisedModel):
         backbone: Functional model, example -> features.
         labels: Number of classes; `fit` takes class numbers in [0, labels).
         augmentation: Layer applied to examples while training, such as
-            `kerasunsup.layers.CropAndFlip`.
+            `kerasunsup.augmentation.CropAndFlip`.
         label_smoothing: Part of the target spread evenly over the classes, in [0, 1).
         value_range: Range of valid inputs, for example (0, 1) for pixels.
         normalization: An adapted `keras.layers.Normalization` for tables.
