@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from kerasunsup.models import Autoencoder as Autoencoder
     from kerasunsup.models import BarlowTwins as BarlowTwins
     from kerasunsup.models import Classifier as Classifier
+    from kerasunsup.models import PretrainFinetune as PretrainFinetune
     from kerasunsup.models import SimCLR as SimCLR
     from kerasunsup.models import UnsupervisedModel as UnsupervisedModel
     from kerasunsup.training import train as train
@@ -30,6 +31,7 @@ _MEMBERS = {
     "BarlowTwins": "models",
     "Classifier": "models",
     "GAN": "models",
+    "PretrainFinetune": "models",
     "SimCLR": "models",
     "UnsupervisedModel": "models",
     "VAE": "models",
@@ -43,6 +45,7 @@ __all__ = [
     "Autoencoder",
     "BarlowTwins",
     "Classifier",
+    "PretrainFinetune",
     "SimCLR",
     "UnsupervisedModel",
     "__version__",

@@ -9,10 +9,10 @@ import tensorflow as tf
 
 from kerasunsup import data as datasets
 from kerasunsup import networks
+from kerasunsup.augmentation import CropAndFlip
 from kerasunsup.errors import InputError
 from kerasunsup.evaluation import evaluate
 from kerasunsup.export import ServedModel, export
-from kerasunsup.augmentation import CropAndFlip
 from kerasunsup.losses import cross_entropy
 from kerasunsup.models import Classifier
 

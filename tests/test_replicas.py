@@ -7,8 +7,16 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from kerasunsup import layers, networks
-from kerasunsup.models import GAN, VAE, Autoencoder, Classifier
+from kerasunsup import augmentation, layers, networks
+from kerasunsup.models import (
+    GAN,
+    VAE,
+    Autoencoder,
+    BarlowTwins,
+    Classifier,
+    PretrainFinetune,
+    SimCLR,
+)
 from kerasunsup.replicas import Noise
 
 SHAPE = (8, 8, 1)
@@ -83,6 +91,18 @@ def classifier():
     return Classifier(backbone, 3, augmentation=augmentation.CropAndFlip(1, seed=2), seed=1)
 
 
+def two_views(family):
+    backbone = networks.vgg_backbone(SHAPE, [[4], [8]], units=[8])
+    views = [augmentation.RandomResizedCrop((0.5, 1), seed=2)]
+    return family(backbone, views, (8, 4), value_range=(0, 1), seed=1)
+
+
+def finetuned(strategy):
+    backbone = networks.vgg_backbone(SHAPE, [[4], [8]], units=[8])
+    views = [augmentation.BrightnessAndContrast(0.4, seed=2)]
+    return PretrainFinetune(backbone, 3, strategy=strategy, augmentation=views, seed=1)
+
+
 CASES = {
     "autoencoder": lambda: autoencoder(seed=1),
     "denoising": lambda: autoencoder(seed=1, corruption=layers.GaussianCorruption(0.5, seed=2)),
@@ -91,6 +111,10 @@ CASES = {
     "vae": lambda: vae(seed=1, binarization="dynamic"),
     "importance-weighted": lambda: vae(seed=1, importance_samples=3),
     "classifier": classifier,
+    "simclr": lambda: two_views(SimCLR),
+    "barlow twins": lambda: two_views(BarlowTwins),
+    "finetuned": lambda: finetuned("full"),
+    "finetuned layerwise": lambda: finetuned("layerwise_lr"),
     "dense gan": dense_gan,
     "dcgan": dcgan,
     "wgan-gp": wgan_gp,
@@ -102,7 +126,8 @@ CASES = {
 def train(make, x, **arguments):
     keras.utils.set_random_seed(0)
     model = make()
-    optimizers = {name: keras.optimizers.SGD(0.01) for name in model.optimizer_variables}
+    rate = 0.001 if isinstance(model, BarlowTwins) else 0.01  # its loss is a sum over dimensions
+    optimizers = {name: keras.optimizers.SGD(rate) for name in model.optimizer_variables}
     model.compile(**optimizers, **arguments)
     y = np.arange(len(x)) % 3
     history = model.fit(x, y, batch_size=12, epochs=2, validation_data=(x[:20], y[:20]), verbose=0)
@@ -117,7 +142,17 @@ def assert_equal(one, two):
         np.testing.assert_allclose(values, second[name], rtol=1e-4, err_msg=name)
 
 
-CONVOLUTIONAL = ("classifier", "dcgan", "wgan-gp", "residual gan", "conditional gan")
+CONVOLUTIONAL = (
+    "classifier",
+    "simclr",
+    "barlow twins",
+    "finetuned",
+    "finetuned layerwise",
+    "dcgan",
+    "wgan-gp",
+    "residual gan",
+    "conditional gan",
+)
 
 
 @pytest.mark.parametrize("case", CASES)

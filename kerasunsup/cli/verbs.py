@@ -26,6 +26,7 @@ INPUT_VERBS = {
     "reconstruct": "Examples to their reconstructions.",
     "score": "Examples to anomaly scores: higher is stranger.",
     "classify": "Examples to class probabilities and the likeliest class.",
+    "predict": "Examples to the values of a regression.",
 }
 OUTPUTS = {  # in this order: a SavedModel does not keep one
     "encode": ("latent", "log_variance"),
@@ -34,6 +35,7 @@ OUTPUTS = {  # in this order: a SavedModel does not keep one
     "generate": ("samples",),
     "score": ("score", "probability", "is_anomaly"),
     "classify": ("label", "probabilities"),
+    "predict": ("prediction",),
     "discriminate": ("logit",),
 }
 PICTURES = ("reconstruction", "samples")

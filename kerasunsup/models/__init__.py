@@ -6,6 +6,7 @@ from kerasunsup.models.barlow_twins import BarlowTwins
 from kerasunsup.models.base import UnsupervisedModel
 from kerasunsup.models.classifier import Classifier
 from kerasunsup.models.gan import GAN
+from kerasunsup.models.pretrain_finetune import PretrainFinetune
 from kerasunsup.models.simclr import SimCLR
 from kerasunsup.models.vae import VAE
 from kerasunsup.models.verbs import verb
@@ -16,6 +17,7 @@ __all__ = [
     "Autoencoder",
     "BarlowTwins",
     "Classifier",
+    "PretrainFinetune",
     "SimCLR",
     "UnsupervisedModel",
     "verb",

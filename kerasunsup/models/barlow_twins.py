@@ -80,6 +80,9 @@ class BarlowTwins(TwoViewModel):
     @staticmethod
     def _correlation(first: Any, second: Any) -> Any:
         """Correlations over the global batch, `(d, d)`, from sums over its rows."""
+        first, second = (  # moments of values near zero do not cancel
+            each - ops.stop_gradient(batch_statistic(each)) for each in (first, second)
+        )
         means = [batch_statistic(first), batch_statistic(second)]
         squares = [batch_statistic(first**2), batch_statistic(second**2)]
         products = batch_mean(ops.matmul(ops.transpose(first), second), ops.shape(first)[0])

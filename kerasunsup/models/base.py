@@ -71,6 +71,14 @@ class UnsupervisedModel(Fitting):
         """Shape of a batch: `(None, *example shape)`."""
         return self._input_shape
 
+    @property
+    def features(self) -> keras.Model:
+        """The functional network from an example in its value range to what is finetuned."""
+        backbone = getattr(self, "backbone", None)
+        if backbone is None:
+            raise InputError(f"{type(self).__name__} has no backbone whose features can be used.")
+        return backbone
+
     # Scaling
 
     def preprocess(self, x: Any) -> Any:
@@ -130,7 +138,7 @@ class UnsupervisedModel(Fitting):
             terms = self.losses(x, training=True, **given)
             loss = global_mean(terms["loss"]) + terms.get("batch_loss", 0.0)
             scaled = self.optimizer.scale_loss(loss)
-        self.minimize(tape, scaled, self.trainable_variables)
+        self.minimize(tape, scaled, self.optimizer_variables["optimizer"])
         self.track(terms)
 
     def minimize(
@@ -351,7 +359,7 @@ class UnsupervisedModel(Fitting):
     @property
     def verbs(self) -> tuple[str, ...]:
         """Names of the verbs of this model, in the order of the vocabulary, then its own."""
-        own = [name for name in dir(type(self)) if isinstance(_raw(type(self), name), verb)]
+        own = _verbs(type(self))
         known = [name for name in VOCABULARY if name in own]
         return (*known, *(name for name in own if name not in VOCABULARY))
 
@@ -361,7 +369,7 @@ class UnsupervisedModel(Fitting):
             raise InputError(
                 f"{type(self).__name__} has the verbs {', '.join(self.verbs)}. Received: {name!r}"
             )
-        return getattr(self, name)
+        return _verbs(type(self))[name].bind(self)
 
     def input_spec_of(self, argument: str) -> tf.TensorSpec:
         """What a verb's argument looks like: dtype, shape and name of the signature's input."""
@@ -446,5 +454,7 @@ def refuse_normalization(normalization: Any, reason: str) -> None:
         )
 
 
-def _raw(owner: type, name: str) -> Any:
-    return inspect.getattr_static(owner, name)
+def _verbs(owner: type) -> dict[str, verb]:
+    """The verbs that a class defines, by name."""
+    found = (inspect.getattr_static(owner, name) for name in dir(owner))
+    return {one.name: one for one in found if isinstance(one, verb)}

@@ -138,7 +138,12 @@ class Fitting(keras.Model):
         if not self.uses_labels:
             return x
         check = self.label_check(labels_of(x.element_spec))
-        return x.map(lambda *batch: (batch[0], check(batch[1])))
+
+        @tf.autograph.experimental.do_not_convert
+        def checked(*batch: Any) -> tuple[Any, Any]:
+            return batch[0], check(batch[1])
+
+        return x.map(checked)
 
     def label_check(self, spec: Any) -> Callable[[Any], Any]:
         """A graph function that checks the labels of a batch; raises if `spec` cannot be labels."""

@@ -336,6 +336,20 @@ class GAN(UnsupervisedModel):
     # Compile
 
     @property
+    def features(self) -> keras.Model:
+        """The discriminator up to its logit: Radford et al. 2016, section 5."""
+        logit = next(
+            layer
+            for layer in reversed(self.discriminator.layers)
+            if layer.weights and layer.output.shape == (None, 1)
+        )
+        seen = keras.Model(self.discriminator.inputs[0], logit.input, name="seen")
+        x = keras.Input(self.input_shape[1:], name="x")
+        low, high = self.value_range or (-1.0, 1.0)
+        scaled = layers.Rescaling(2 / (high - low), -(high + low) / (high - low), name="scale")(x)
+        return keras.Model(x, seen(scaled), name="features")
+
+    @property
     def optimizer_variables(self) -> dict[str, list[Any]]:
         return {
             "generator_optimizer": self.generator.trainable_variables,

@@ -25,6 +25,7 @@ VOCABULARY = (
     "score",
     "assign",
     "classify",
+    "predict",
     "discriminate",
 )
 
@@ -43,15 +44,18 @@ class verb:  # a decorator, named like one
             return {"latent": self.encoder(x, training=False)}
 
         model.encode(images, batch_size=256)["latent"]
+
+    A verb whose name Keras uses already is made with `verb(method, name="predict")`.
     """
 
-    def __init__(self, method: Callable[..., dict[str, Any]]) -> None:
+    def __init__(self, method: Callable[..., dict[str, Any]], name: str = "") -> None:
         self.method = method
+        self.name = name
         _, self.argument, *self.conditions = inspect.signature(method).parameters
         self.__doc__ = method.__doc__
 
     def __set_name__(self, owner: type, name: str) -> None:
-        self.name = name
+        self.name = self.name or name
 
     @overload
     def __get__(self, model: None, owner: type) -> verb: ...
