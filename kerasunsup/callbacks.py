@@ -69,7 +69,7 @@ class Checkpoint(keras.callbacks.Callback):
         state = json.loads((self.folder / "state.json").read_text())
         saved = keras.saving.load_model(self.folder / "model.keras")
         model.compile_from_config(saved.get_compile_config())
-        for variable, value in zip(_state(model), _state(saved), strict=True):
+        for variable, value in zip(model.training_state, saved.training_state, strict=True):
             variable.assign(value)
         self.epoch = self.saved_epoch = state["epoch"]
         self.history = state["history"]
@@ -88,7 +88,7 @@ class Checkpoint(keras.callbacks.Callback):
         if not self.epoch:
             return "nothing was kept, no epoch had ended."
         if self.saved_epoch < self.epoch:
-            for variable, value in zip(_state(self.model), self._last_good, strict=True):
+            for variable, value in zip(self.model.training_state, self._last_good, strict=True):
                 variable.assign(value)
             self._save()
         return f"the state after epoch {self.epoch} is in {self.folder}."
@@ -107,7 +107,7 @@ class Checkpoint(keras.callbacks.Callback):
                 self.early_stopping.best_weights = [weights[name] for name in weights.files]
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        good = [variable.numpy() for variable in _state(self.model)]
+        good = [variable.numpy() for variable in self.model.training_state]
         history = {
             name: [*self.history.get(name, []), float(value)]
             for name, value in (logs or {}).items()
@@ -240,12 +240,6 @@ class FrechetDistance(keras.callbacks.Callback):
         rows = [rows[0], *kept, f"{epoch + 1},{value:.6g}"]
         atomic_write(self.file, "\n".join(rows) + "\n")
         print(f"\nEpoch {epoch + 1}: {name} {value:.4g}")
-
-
-def _state(model: keras.Model) -> list[Any]:
-    """Variables of the model, its random states and its optimisers."""
-    optimizers = [getattr(model, name) for name in model.optimizer_variables]
-    return [*model.variables, *(v for optimizer in optimizers for v in optimizer.variables)]
 
 
 def _as_csv(history: dict[str, list[float]]) -> str:

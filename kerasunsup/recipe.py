@@ -27,22 +27,30 @@ def _at_least(minimum: int, default: Any = MISSING) -> Any:
 
 @dataclass(frozen=True)
 class DataSpec:
-    """`[data]`: what `kerasunsup.data.load` takes, and the class that counts as normal."""
+    """`[data]`: what `kerasunsup.data.load` takes, and which part is trained on.
+
+    Attributes:
+        normal_class: The class that counts as normal; train and validation hold it alone.
+        labelled: Labelled examples that train keeps, equally many of each class; drawn by `seed`.
+    """
 
     name: str
     data_dir: str | None = None
     validation: int | float | None = None
     seed: int = _at_least(0, 0)
     normal_class: int | None = _at_least(0, None)
+    labelled: int | None = _at_least(2, None)
 
     def load(self) -> Dataset:
-        """The data set; with `normal_class`, trained on that class only (one-class detection)."""
+        """The data set, cut to what is trained on."""
         from kerasunsup import data
 
         given = {name: getattr(self, name) for name in ("data_dir", "validation", "seed")}
         options = {name: value for name, value in given.items() if value is not None}
         loaded = data.load(self.name, **options)
-        return loaded if self.normal_class is None else loaded.only_class(self.normal_class)
+        if self.normal_class is not None:
+            loaded = loaded.only_class(self.normal_class)
+        return loaded if self.labelled is None else loaded.only_labelled(self.labelled, self.seed)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from kerasunsup.data.splits import draw_labelled
 from kerasunsup.errors import InputError
 
 if TYPE_CHECKING:
@@ -105,6 +106,28 @@ class Dataset:
             labels[split] = labels[split][mask]
         identity = hashlib.sha256(f"{self.fingerprint} only class {k}".encode()).hexdigest()
         return replace(self, **kept, labels=labels, fingerprint=identity)
+
+    def only_labelled(self, count: int, seed: int = 0) -> Dataset:
+        """The problem of few labels: train keeps `count` examples, equally many of each class.
+
+        Args:
+            count: How many; a multiple of the number of classes.
+            seed: Seed of the draw.
+
+        Raises:
+            InputError: No labels, or too few examples of a class.
+        """
+        if "train" not in self.labels:
+            raise InputError(
+                f"Labelled examples can be drawn from labelled data only. Received: {self.name}"
+            )
+        chosen = draw_labelled(self.labels["train"], count, seed)
+        mask = np.isin(np.arange(len(self.labels["train"])), chosen)
+        labels = {**self.labels, "train": self.labels["train"][mask]}
+        train = _masked(self.train, mask, self.input_shape)
+        identity = f"{self.fingerprint} {count} labelled, seed {seed}"
+        fingerprint = hashlib.sha256(identity.encode()).hexdigest()
+        return replace(self, train=train, labels=labels, fingerprint=fingerprint)
 
 
 @dataclass(frozen=True)

@@ -82,6 +82,29 @@ def stratified(
     return {"train": np.sort(train), "validation": np.sort(held), "test": np.sort(test)}
 
 
+def draw_labelled(y: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """Returns sorted indices of `count` examples, equally many of each class.
+
+    Args:
+        y: Classes `(batch,)`.
+        count: How many; a multiple of the number of classes.
+        seed: Seed of the draw.
+
+    Raises:
+        InputError: Not a multiple of the number of classes, or more than a class has.
+    """
+    classes, available = np.unique(y, return_counts=True)
+    each, rest = divmod(count, len(classes))
+    if rest or not 1 <= each <= available.min():
+        raise InputError(
+            f"Labelled examples must be a multiple of the {len(classes)} classes, at most "
+            f"{available.min()} of each. Received: {count}"
+        )
+    random = np.random.default_rng(check_seed(seed))
+    drawn = [random.choice(np.flatnonzero(y == k), each, replace=False) for k in classes]
+    return np.sort(np.concatenate(drawn))
+
+
 def validation_size(count: int, validation: int | float | None) -> int:
     """Returns how many of `count` examples `validation` asks for (None: a tenth).
 

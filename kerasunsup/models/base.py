@@ -198,6 +198,12 @@ class UnsupervisedModel(Fitting):
         """Name of each optimiser -> the variables it trains."""
         return {"optimizer": self.trainable_variables}
 
+    @property
+    def training_state(self) -> list[Any]:
+        """Every variable that training changes: weights, random states, those of optimisers."""
+        optimizers = [getattr(self, name) for name in self.optimizer_variables]
+        return [*self.variables, *(v for optimizer in optimizers for v in optimizer.variables)]
+
     def optimizer_steps(self, name: str) -> int:
         """Steps of an optimiser in one training step: the unit of its schedule."""
         return 1

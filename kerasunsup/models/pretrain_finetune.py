@@ -48,6 +48,8 @@ class PretrainFinetune(UnsupervisedModel):
         layer_decay: Of "layerwise_lr", in (0, 1].
         augmentation: `kerasunsup.augmentation` layers, applied in turn while training.
         label_smoothing: Part of the target spread evenly over the classes, in [0, 1).
+        pretrained: Name of the entry or run that the backbone comes from, kept for the record;
+            `source` where it is a name.
         value_range: Range of valid inputs; that of `source` where it is a model.
         normalization: An adapted `keras.layers.Normalization` for tables; as `value_range`.
         seed: Seed of the order of examples.
@@ -71,6 +73,7 @@ class PretrainFinetune(UnsupervisedModel):
         layer_decay: float = 0.7,
         augmentation: Sequence[layers.Layer] = (),
         label_smoothing: float = 0.0,
+        pretrained: str = "",
         value_range: tuple[float, float] | None = None,
         normalization: layers.Normalization | None = None,
         seed: int | None = None,
@@ -83,6 +86,7 @@ class PretrainFinetune(UnsupervisedModel):
             raise InputError(f"`label_smoothing` must be in [0, 1). Received: {label_smoothing}")
         self.task = task
         if isinstance(source, str | Path):
+            pretrained = str(source)
             source, value_range, normalization = _copied(load_pretrained(source))
         backbone: Any = source
         if isinstance(source, UnsupervisedModel):
@@ -102,6 +106,7 @@ class PretrainFinetune(UnsupervisedModel):
         self.layer_decay = layer_decay
         self.augmentation = list(augmentation)
         self.label_smoothing = label_smoothing
+        self.pretrained = pretrained
 
         # Networks
         units = {"classification": self.known.count, "binary": 1, "regression": outputs}[task]
@@ -127,15 +132,21 @@ class PretrainFinetune(UnsupervisedModel):
         Raises:
             InputError: No such entry or run, or a model without features.
         """
+        name = ""
         if isinstance(pretrained, str | Path):
-            pretrained = load_pretrained(pretrained)
+            name, pretrained = str(pretrained), load_pretrained(pretrained)
         if not isinstance(pretrained, UnsupervisedModel):
             raise InputError(
                 "`pretrained` must be the name of an entry, the folder of a finished run or a "
                 f"kerasunsup model. Received: {type(pretrained).__name__}"
             )
         backbone, value_range, normalization = _copied(pretrained)
-        given = {"value_range": value_range, "normalization": normalization, **arguments}
+        given = {
+            "value_range": value_range,
+            "normalization": normalization,
+            "pretrained": name,
+            **arguments,
+        }
         return cls(backbone, classes, **given)
 
     @property

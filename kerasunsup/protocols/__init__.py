@@ -82,6 +82,15 @@ def _lacks_classes(subject: Subject) -> str:
     return ""
 
 
+def _cannot_finetune(subject: Subject) -> str:
+    try:
+        _ = subject.keras_model.features
+    except InputError as error:
+        return str(error)
+    streamed = not hasattr(subject.data.train, "shape") or not hasattr(subject.data.test, "shape")
+    return "it needs data that fit into memory" if streamed else _lacks_classes(subject)
+
+
 def _not_one_class(subject: Subject) -> str:
     labels = subject.data.labels
     if "train" not in labels or "test" not in labels:
@@ -132,6 +141,7 @@ def _quick(measure: str) -> Callable[[Subject], str]:
 
 
 _HERE = "kerasunsup.protocols"
+_COUNT = r"_n(?P<count>[1-9]\d*)"
 
 
 def _of_samples(
@@ -194,6 +204,20 @@ PROTOCOLS: dict[str, Protocol] = {
         ("encode",),
         _lacks_classes,
         lambda subject: "knn",
+    ),
+    rf"few_labels_frozen{_COUNT}": Protocol(
+        "few_labels_frozen_n100",
+        f"{_HERE}.few_labels:measure_frozen",
+        ("encode",),
+        _lacks_classes,
+        table="few labels",
+    ),
+    rf"few_labels_finetuned{_COUNT}": Protocol(
+        "few_labels_finetuned_n100",
+        f"{_HERE}.few_labels:measure_finetuned",
+        (),
+        _cannot_finetune,
+        table="few labels",
     ),
     r"accuracy": Protocol(
         "accuracy",
