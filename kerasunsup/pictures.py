@@ -57,7 +57,7 @@ def preview(model: Any, data: Dataset, path: str | Path) -> Path:
     if with_map:
         latent = model.encode(x)["latent"]
         _draw_map(figure.axes[-1], latent.reshape(len(x), -1), labels, data.class_names)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def progress(model: Any, data: Dataset, path: str | Path) -> Path:
@@ -73,7 +73,7 @@ def progress(model: Any, data: Dataset, path: str | Path) -> Path:
     """
     x, labels = _examples(data.validation, data.labels.get("validation"), 1000)
     draw = _image_figure if data.is_image else _table_figure
-    return _save(draw(model, data, x, labels), path)
+    return save(draw(model, data, x, labels), path)
 
 
 def grid(images: Any, path: str | Path) -> Path:
@@ -142,7 +142,7 @@ def _image_figure(
     width = STRIP + 2 * MARGIN
     if with_map:
         total, width = max(total, 3.6), width + 5.6
-    figure = _new_figure(width, total)
+    figure = new_figure(width, total)
     top = total
     for (title, mosaic), height in zip(blocks.items(), heights, strict=True):
         top -= TITLE + height
@@ -183,7 +183,7 @@ def _table_figure(
     """Panels side by side; where wanted, an empty last one."""
     reconstructs, generates = "reconstruct" in model.verbs, _generates(model)
     widths = [1.0] * (reconstructs + generates) + [1.35] * with_map
-    figure = _new_figure(4.4 * sum(widths), 4.2, layout="constrained")
+    figure = new_figure(4.4 * sum(widths), 4.2, layout="constrained")
     axes = iter(figure.subplots(1, len(widths), squeeze=False, width_ratios=widths)[0])
     mean, spread = x.mean(0), x.std(0) + 1e-12
     if reconstructs:
@@ -263,13 +263,13 @@ def _draw_map(
     axis.legend(handles, names, loc="center left", bbox_to_anchor=(1.01, 0.5), **style)
 
 
-def _new_figure(width: float, height: float, layout: Any = None) -> Figure:
+def new_figure(width: float, height: float, layout: Any = None) -> Figure:
     figure = Figure(figsize=(width, height), dpi=120, layout=layout, facecolor="white")
     FigureCanvasAgg(figure)
     return figure
 
 
-def _save(figure: Figure, path: str | Path) -> Path:
+def save(figure: Figure, path: str | Path) -> Path:
     with atomic_file(path) as temporary:
         figure.savefig(temporary, format="png", bbox_inches="tight", pad_inches=MARGIN)
     return Path(path)

@@ -138,7 +138,8 @@ def train(
             f"Go on with: kerasunsup train {folder} --resume"
         ) from None
     seconds = checkpoint.seconds_before + time.time() - started
-    _describe_run(folder, model, data, seconds, chosen, health.findings)
+    findings = [*health.findings, *model.health]
+    _describe_run(folder, model, data, seconds, chosen, findings)
     shutil.rmtree(folder / "checkpoint", ignore_errors=True)
     return Run(model, checkpoint.history, folder)
 

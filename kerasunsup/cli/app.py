@@ -29,6 +29,7 @@ def options(
 
 app.command("list")(catalogue.list_entries)
 app.command("show")(catalogue.show)
+app.command("label-efficiency")(catalogue.label_efficiency)
 app.command("train")(runs.train)
 app.command("evaluate")(runs.evaluate)
 for name in verbs.INPUT_VERBS:

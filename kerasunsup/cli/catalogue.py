@@ -111,6 +111,23 @@ def serve_config(
     print(f"Serve: cd {out} && docker compose up; prove: {out / config.SMOKE}")
 
 
+def label_efficiency(
+    dataset: Annotated[str, typer.Argument(help="A data set, as fashion_mnist.")],
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="Draw the curve: a .png.")] = None,
+) -> None:
+    """Show what few labels reach with each pretraining, from the entries' cards."""
+    from kerasunsup import label_efficiency as efficiency
+    from kerasunsup import zoo
+
+    if out is not None and out.suffix != ".png":
+        raise InputError(f"-o must name a .png. Received: {out}")
+    cards = [card for name in zoo.list_models() if not isinstance(card := _card(name), InputError)]
+    found = efficiency.curves(cards, dataset)
+    print_table(*efficiency.table(found))
+    if out is not None:
+        print(f"Drawn: {efficiency.draw(found, out)}")
+
+
 def _card(name: str) -> Card | InputError:
     """The card of an entry, or why there is none."""
     from kerasunsup import zoo

@@ -6,7 +6,7 @@ how many epochs each has, and what is trained in it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
@@ -25,6 +25,7 @@ class Fitting(keras.Model):
     labels: int | None = None  # number of classes, for a model that trains on labels
     least_batch: int = 1  # rows that a step needs
     stage: int = 0  # of training, counted from 0
+    health: tuple[str, ...] = ()  # what was wrong at the end of the last epoch, in sentences
     _steps_before_stage: int = 0
     _resident_data: Any = None
     _plan: resident.Plan | None = None
@@ -79,7 +80,7 @@ class Fitting(keras.Model):
             x = plan.indices(self.seed if shuffle else None, first_epoch, epochs - initial_epoch)
             kwargs.setdefault("validation_batch_size", plan.batch_size)
         self.train_function: Callable[[Any], Any] | None = None
-        callbacks = [_Stages(), *(kwargs.pop("callbacks", None) or [])]
+        callbacks = [_Stages(), _Watch(), *(kwargs.pop("callbacks", None) or [])]
         try:
             return super().fit(
                 x,
@@ -186,6 +187,10 @@ class Fitting(keras.Model):
     def _steps_of_stage(self) -> int:
         return int(getattr(self, next(iter(self.optimizer_variables))).iterations.numpy())
 
+    def findings(self, metrics: Mapping[str, float]) -> list[str]:
+        """What the metrics of an epoch say is wrong, in sentences; none for a healthy model."""
+        return []
+
     # Stages
 
     def stage_epochs(self, epochs: int) -> tuple[int, ...]:
@@ -246,3 +251,13 @@ class _Stages(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self.model.enter_stage(self.model.stage_at(epoch, self.params["epochs"]))
         self.model.make_train_function()
+
+
+class _Watch(keras.callbacks.Callback):
+    """Says in words what goes wrong, when it begins to."""
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        known, self.model.health = self.model.health, tuple(self.model.findings(logs or {}))
+        for finding in self.model.health:
+            if self.params["verbose"] and finding not in known:
+                print(f"\nEpoch {epoch + 1}: {finding}")

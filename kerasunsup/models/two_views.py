@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -13,6 +13,8 @@ from kerasunsup.errors import InputError
 from kerasunsup.models.base import UnsupervisedModel
 from kerasunsup.models.verbs import verb
 from kerasunsup.replicas import batch_statistic
+
+COLLAPSED = 0.1  # spread below it
 
 
 class TwoViewModel(UnsupervisedModel):
@@ -92,6 +94,14 @@ class TwoViewModel(UnsupervisedModel):
         mean = batch_statistic(direction)
         variance = batch_statistic(ops.square(direction)) - ops.square(mean)
         return ops.sqrt(ops.mean(ops.maximum(variance, 0.0)) * embedding.shape[-1])
+
+    def findings(self, metrics: Mapping[str, float]) -> list[str]:
+        if metrics["spread"] >= COLLAPSED:
+            return []
+        return [
+            "Collapse: nearly all examples are embedded alike. Lower the learning rate, raise the "
+            "batch size, or give stronger augmentation."
+        ]
 
     # Verbs
 

@@ -85,9 +85,11 @@ def _facts(folder: Path) -> dict[str, Any]:
 
 
 def _health(served: ServedModel, data: Dataset, facts: dict[str, Any]) -> tuple[str, ...] | None:
-    """Findings about a GAN on test data and at the end of its training, None for other models."""
+    """Findings about a GAN on test data and at the end of its training; of other models the latter,
+    None if there were none.
+    """
     if "discriminate" not in served.verbs:
-        return None
+        return tuple(facts.get("health", ())) or None
     from kerasunsup.health import examine
 
     return (*facts.get("health", []), *examine(served, data, "test")[0])
