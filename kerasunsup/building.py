@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -18,6 +18,7 @@ def create_model(
     input_shape: tuple[int, ...],
     value_range: tuple[float, float] | None,
     steps_per_epoch: int | None = None,
+    class_names: Sequence[str] = (),
 ) -> keras.Model:
     """Builds and compiles the untrained model of a recipe, inside the active strategy's scope.
 
@@ -27,6 +28,7 @@ def create_model(
         value_range: Range of the data, or None.
         steps_per_epoch: Training steps per epoch, the unit of schedules; where None, learning
             rates stay constant.
+        class_names: Names of the classes of the data, for a model that answers them.
 
     Raises:
         InputError: An unknown class, builder or optimiser, or a wrong argument; names the key.
@@ -43,11 +45,18 @@ def create_model(
         "value_range": value_range,
         **_build_networks(recipe.model.arguments, context, "model"),
     }
+    if takes_class_names(cls, recipe.model.arguments.get("labels"), class_names):
+        arguments.setdefault("class_names", class_names)
     if recipe.train.standardize:
         arguments["normalization"] = keras.layers.Normalization(name="normalization")
     model = _call(cls, arguments, "model")
     compile_model(model, recipe, steps_per_epoch)
     return model
+
+
+def takes_class_names(cls: type, labels: Any, class_names: Sequence[str]) -> bool:
+    """Whether models of a class answer class names, and these are one for each of `labels`."""
+    return len(class_names) == labels and "class_names" in _parameters(cls)[0]
 
 
 def compile_model(model: keras.Model, recipe: Recipe, steps_per_epoch: int | None = None) -> None:

@@ -25,7 +25,7 @@ INPUT_VERBS = {
     "decode": "Latents to examples.",
     "reconstruct": "Examples to their reconstructions.",
     "score": "Examples to anomaly scores: higher is stranger.",
-    "classify": "Examples to class probabilities and the likeliest class.",
+    "classify": "Examples to the likeliest class, its name and all probabilities.",
     "predict": "Examples to the values of a regression.",
 }
 OUTPUTS = {  # in this order: a SavedModel does not keep one
@@ -34,7 +34,7 @@ OUTPUTS = {  # in this order: a SavedModel does not keep one
     "reconstruct": ("reconstruction",),
     "generate": ("samples",),
     "score": ("score", "probability", "is_anomaly"),
-    "classify": ("label", "probabilities"),
+    "classify": ("label", "class_name", "probabilities"),
     "predict": ("prediction",),
     "discriminate": ("logit",),
 }
