@@ -17,7 +17,7 @@ from PIL import Image
 import kerasunsup
 from kerasunsup import data as datasets
 from kerasunsup import models, networks, zoo
-from kerasunsup.cli import main, parts, verbs
+from kerasunsup.cli import main, outputs, parts, verbs
 from kerasunsup.export import ServedModel, export
 from kerasunsup.models.verbs import VOCABULARY
 from kerasunsup.serving import config
@@ -293,6 +293,21 @@ def test_a_stopped_command_goes_on(entry, served, call, monkeypatch):
         assert not Path(out).exists()
         call("encode", entry, "x.npy", "-o", out)
         assert started == [8, 8, 4, 4]
+    for given in ("x.npz", "x.csv", "x.parquet"):
+        x = np.load("x.npy")
+        if given == "x.npz":
+            np.savez(given, x=x)
+        else:
+            outputs.write([{"x": served.encode(x)["latent"]}], Path(given), range(20))
+        verb = "encode" if given == "x.npz" else "decode"
+        started.clear()
+        call(verb, entry, given, "-o", "y.npy", code=1)
+        call(verb, entry, given, "-o", "y.npy")
+        assert started == [8, 8, 4, 4]
+        wanted = served.encode(x)["latent"]
+        if verb == "decode":
+            wanted = served.decode(wanted)["reconstruction"]
+        np.testing.assert_allclose(np.load("y.npy"), wanted, atol=1e-6)
     latent = served.encode(np.load("x.npy"))["latent"]
     np.testing.assert_allclose(np.load("z.npy"), latent, atol=1e-6)
     assert not Path(".z.npy-parts").exists()

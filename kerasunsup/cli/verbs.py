@@ -110,7 +110,7 @@ def _apply(verb: str, source: str, inputs: Path, out: Path, label: int | None = 
     from kerasunsup.data import image_files, open_inputs
 
     files = image_files(inputs)
-    rows = None if files else open_inputs(inputs)
+    rows = None if files else open_inputs(inputs, scratch=outputs.nearest_folder(out))
     count = len(files) if rows is None else rows.count
     model = load_served(folder, recipe)
     bound = model.verb(verb)
@@ -167,8 +167,10 @@ def _finish(parts: Parts, out: Path, files: list[Path]) -> None:
         KerasunsupError: Some could not.
     """
     failed = {files[i]: why for part in parts for i, why in part.failed.items()}
-    places = [int(place) for part in parts for place in part.places]
-    if not places:
+    import numpy as np
+
+    places = np.concatenate([part.places for part in parts])
+    if not len(places):
         parts.remove()
         path, why = next(iter(failed.items()))
         raise InputError(f"{path} must be a PNG or JPEG image. Received: {why}")
