@@ -45,8 +45,7 @@ def create_model(
         "value_range": value_range,
         **_build_networks(recipe.model.arguments, context, "model"),
     }
-    if takes_class_names(cls, recipe.model.arguments.get("labels"), class_names):
-        arguments.setdefault("class_names", class_names)
+    arguments.update(named_classes(cls, recipe.model.arguments, class_names))
     if recipe.train.standardize:
         arguments["normalization"] = keras.layers.Normalization(name="normalization")
     model = _call(cls, arguments, "model")
@@ -54,9 +53,20 @@ def create_model(
     return model
 
 
-def takes_class_names(cls: type, labels: Any, class_names: Sequence[str]) -> bool:
-    """Whether models of a class answer class names, and these are one for each of `labels`."""
-    return len(class_names) == labels and "class_names" in _parameters(cls)[0]
+def named_classes(
+    cls: type, arguments: Mapping[str, Any], class_names: Sequence[str]
+) -> dict[str, Any]:
+    """What to give a class of models so that it answers these names, where it can.
+
+    They must be as many as the recipe's `labels`, or as its `classes` where names take the place
+    of that number.
+    """
+    accepted, _ = _parameters(cls)
+    for count, key in (("labels", "class_names"), ("classes", "classes")):
+        fits = arguments.get(count) == len(class_names) and not arguments.get("class_names")
+        if class_names and key in accepted and fits:
+            return {key: list(class_names)}
+    return {}
 
 
 def compile_model(model: keras.Model, recipe: Recipe, steps_per_epoch: int | None = None) -> None:

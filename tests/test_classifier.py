@@ -8,13 +8,9 @@ import pytest
 import tensorflow as tf
 
 from kerasunsup import data as datasets
-<<<<<<< HEAD
-from kerasunsup import networks
-from kerasunsup.augmentation import CropAndFlip
-=======
 from kerasunsup import networks, zoo
+from kerasunsup.augmentation import CropAndFlip
 from kerasunsup.building import create_model
->>>>>>> 5c4f21b (classify answers the name of the class too: from the data through the recipe into the graph)
 from kerasunsup.errors import InputError
 from kerasunsup.evaluation import evaluate
 from kerasunsup.export import ServedModel, export
@@ -124,6 +120,11 @@ def test_a_recipe_takes_the_names_of_its_data(tmp_path):
     assert train(recipe, tmp_path / "run", verbose=0).model.class_names == names
     assert zoo.measure(tmp_path / "run").class_names == names
     assert create_model(recipe, (4,), None, class_names=("a", "b")).class_names is None
+    network = recipe.model.arguments["backbone"]
+    finetune = {"class": "PretrainFinetune", "classes": 3, "source": network}
+    finetuned = Recipe.load({**recipe.to_dict(), "model": finetune})
+    assert create_model(finetuned, (4,), None, class_names=names).class_names == names
+    assert create_model(finetuned, (4,), None, class_names=("a", "b")).class_names is None
     own = {**recipe.model.arguments, "class_names": ["x", "y", "z"]}
     named = Recipe.load({**recipe.to_dict(), "model": {"class": "Classifier", **own}})
     assert create_model(named, (4,), None, class_names=("a", "b", "c")).class_names == tuple("xyz")

@@ -156,12 +156,12 @@ def rewrite(card: Card) -> None:
 
 def _name_classes(model: Any, recipe: Recipe) -> bool:
     """Gives a model that answers class names, and has none, those of its data."""
-    from kerasunsup.building import takes_class_names
+    from kerasunsup.building import named_classes
 
-    if not hasattr(model, "class_names") or model.class_names is not None:
+    if getattr(model, "class_names", "") is not None:
         return False
     names = recipe.data.load().class_names
-    if not takes_class_names(type(model), model.labels, names):
+    if not named_classes(type(model), recipe.model.arguments, names):
         return False
     model.class_names = names
     return True
