@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -91,12 +91,21 @@ def import_modules(recipe: Recipe) -> None:
     Raises:
         InputError: A module cannot be imported.
     """
-    for name in ("kerasunsup.models", "kerasunsup.networks", *recipe.modules):
+    import_named(("kerasunsup.models", "kerasunsup.networks", *recipe.modules), "modules")
+
+
+def import_named(names: Iterable[str], key: str) -> None:
+    """Imports modules, which register classes with Keras.
+
+    Raises:
+        InputError: One cannot be imported; names `key`, which they were given by.
+    """
+    for name in names:
         try:
             importlib.import_module(name)
         except ImportError as error:
             raise InputError(
-                "`modules` must name importable Python modules: install the package, or put its "
+                f"`{key}` must name importable Python modules: install the package, or put its "
                 f"folder on PYTHONPATH. Received: {name!r} ({error})"
             ) from error
 
