@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -18,6 +18,7 @@ def create_model(
     input_shape: tuple[int, ...],
     value_range: tuple[float, float] | None,
     steps_per_epoch: int | None = None,
+    class_names: Sequence[str] = (),
 ) -> keras.Model:
     """Builds and compiles the untrained model of a recipe, inside the active strategy's scope.
 
@@ -27,6 +28,7 @@ def create_model(
         value_range: Range of the data, or None.
         steps_per_epoch: Training steps per epoch, the unit of schedules; where None, learning
             rates stay constant.
+        class_names: Names of the classes of the data, for a model that answers them.
 
     Raises:
         InputError: An unknown class, builder or optimiser, or a wrong argument; names the key.
@@ -43,11 +45,28 @@ def create_model(
         "value_range": value_range,
         **_build_networks(recipe.model.arguments, context, "model"),
     }
+    arguments.update(named_classes(cls, recipe.model.arguments, class_names))
     if recipe.train.standardize:
         arguments["normalization"] = keras.layers.Normalization(name="normalization")
     model = _call(cls, arguments, "model")
     compile_model(model, recipe, steps_per_epoch)
     return model
+
+
+def named_classes(
+    cls: type, arguments: Mapping[str, Any], class_names: Sequence[str]
+) -> dict[str, Any]:
+    """What to give a class of models so that it answers these names, where it can.
+
+    They must be as many as the recipe's `labels`, or as its `classes` where names take the place
+    of that number.
+    """
+    accepted, _ = _parameters(cls)
+    for count, key in (("labels", "class_names"), ("classes", "classes")):
+        fits = arguments.get(count) == len(class_names) and not arguments.get("class_names")
+        if class_names and key in accepted and fits:
+            return {key: list(class_names)}
+    return {}
 
 
 def compile_model(model: keras.Model, recipe: Recipe, steps_per_epoch: int | None = None) -> None:
@@ -72,12 +91,21 @@ def import_modules(recipe: Recipe) -> None:
     Raises:
         InputError: A module cannot be imported.
     """
-    for name in ("kerasunsup.models", "kerasunsup.networks", *recipe.modules):
+    import_named(("kerasunsup.models", "kerasunsup.networks", *recipe.modules), "modules")
+
+
+def import_named(names: Iterable[str], key: str) -> None:
+    """Imports modules, which register classes with Keras.
+
+    Raises:
+        InputError: One cannot be imported; names `key`, which they were given by.
+    """
+    for name in names:
         try:
             importlib.import_module(name)
         except ImportError as error:
             raise InputError(
-                "`modules` must name importable Python modules: install the package, or put its "
+                f"`{key}` must name importable Python modules: install the package, or put its "
                 f"folder on PYTHONPATH. Received: {name!r} ({error})"
             ) from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -12,6 +13,7 @@ from typing import Any
 from kerasunsup.errors import InputError, IntegrityError
 from kerasunsup.files import atomic_write, sha256_of
 from kerasunsup.metrics import Metric
+from kerasunsup.parity import Parity
 from kerasunsup.recipe import Recipe, suggest
 
 COPY = "assets.extra/card.json"
@@ -89,6 +91,9 @@ class Card:
         git_commit: Commit of the code that measured it, where known.
         calibration: Constants fitted after training, for example the anomaly threshold.
         health: Findings about a GAN in words, none for a healthy one; None for other families.
+        class_names: Names of the classes that `classify` answers, in the order of their numbers.
+        parity: How other runtimes answer it, where that was measured.
+        first_identity: The `identity` that these weights were first published with.
     """
 
     recipe: Recipe
@@ -103,6 +108,9 @@ class Card:
     git_commit: str | None = None
     calibration: Mapping[str, float] = field(default_factory=dict)
     health: tuple[str, ...] | None = None
+    class_names: tuple[str, ...] = ()
+    parity: Parity | None = None
+    first_identity: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "metrics", Metrics(self.metrics))
@@ -131,6 +139,16 @@ class Card:
     def seed(self) -> int:
         return self.recipe.train.seed
 
+    @property
+    def identity(self) -> str:
+        """8 hex digits that protocols call its weights by.
+
+        Of a sha256 over the files, or those that the same weights had before they were exported
+        anew.
+        """
+        files = json.dumps(dict(self.sha256), sort_keys=True)
+        return self.first_identity or hashlib.sha256(files.encode()).hexdigest()[:8]
+
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> Card:
         """Reads a card.json.
@@ -157,6 +175,9 @@ class Card:
                 git_commit=table["git_commit"],
                 calibration=dict(table["calibration"]),
                 health=None if table.get("health") is None else tuple(table["health"]),
+                class_names=tuple(table.get("class_names", ())),
+                parity=Parity.from_dict(table["parity"]) if "parity" in table else None,
+                first_identity=table.get("first_identity"),
             )
         except OSError as error:
             raise InputError(f"Cannot read the card {path}. Received: {error.strerror}") from error
@@ -193,6 +214,8 @@ class Card:
             "parameters": self.parameters,
             "calibration": dict(self.calibration),
             **({} if self.health is None else {"health": list(self.health)}),
+            **({"class_names": list(self.class_names)} if self.class_names else {}),
+            **({} if self.parity is None else {"parity": self.parity.to_dict()}),
             "recipe": self.recipe.to_dict(),
             "seed": self.seed,
             "data_fingerprint": self.data_fingerprint,
@@ -200,6 +223,7 @@ class Card:
             "git_commit": self.git_commit,
             "wall_time_s": self.wall_time_s,
             "sha256": dict(self.sha256),
+            **({} if self.first_identity is None else {"first_identity": self.first_identity}),
         }
 
 

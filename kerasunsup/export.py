@@ -23,7 +23,7 @@ from kerasunsup.data.images import why_unreadable
 from kerasunsup.errors import InputError, KerasunsupError
 from kerasunsup.files import atomic_folder
 from kerasunsup.models import UnsupervisedModel
-from kerasunsup.models.verbs import BoundVerb
+from kerasunsup.models.verbs import BoundVerb, as_array
 from kerasunsup.serving import scan, warmup
 from kerasunsup.serving.signatures import BYTES, DEFAULT, signatures_of
 
@@ -157,7 +157,7 @@ class ServedModel:
                 contents = tf.constant([files[i].read_bytes() for i in places])
                 labels = {key: tf.fill([len(places)], value) for key, value in more.items()}
                 outputs = signature(image_bytes=contents, **labels)
-                parts.append({key: value.numpy() for key, value in outputs.items()})
+                parts.append({key: as_array(value) for key, value in outputs.items()})
             except (tf.errors.OpError, OSError) as error:
                 if len(places) == 1:
                     failed[places[0]] = why_unreadable(files[places[0]]) or str(error)

@@ -6,8 +6,6 @@ its files.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -30,7 +28,7 @@ class Extractor:
     Attributes:
         model: Answers `encode` (output `latent`) and `classify` (output `label`).
         name: What it is called in protocols.
-        identity: First 8 hex digits of a sha256 over its files.
+        identity: 8 hex digits that stand for its weights: `Card.identity`.
     """
 
     model: Any
@@ -112,6 +110,4 @@ def load(name: str) -> Extractor:
     from kerasunsup import zoo
     from kerasunsup.export import ServedModel
 
-    model = ServedModel(zoo.saved_model(name))
-    files = json.dumps(dict(zoo.card(name).sha256), sort_keys=True)
-    return Extractor(model, name, hashlib.sha256(files.encode()).hexdigest()[:8])
+    return Extractor(ServedModel(zoo.saved_model(name)), name, zoo.card(name).identity)

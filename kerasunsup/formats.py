@@ -1,6 +1,7 @@
 """Verbs in other runtimes' formats: ONNX, LiteRT, OpenVINO; each file checked against the model.
 
-One file a verb, names of inputs and outputs kept, batch free. Needs an extra:
+One file a verb, names of inputs and outputs kept, batch free. Outputs of text, the names of
+classes, are left out: `class_names.txt` has them, a line for each class. Needs an extra:
 pip install 'kerasunsup[onnx]', [litert] or [openvino].
 """
 
@@ -10,6 +11,8 @@ import contextlib
 import importlib
 import io
 import logging
+import os
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +27,7 @@ from kerasunsup.serving import warmup
 from kerasunsup.serving.warmup import Arrays
 
 BATCHES = (1, 3)
+CLASS_NAMES = "class_names.txt"
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,9 @@ def convert(
             model.check_ready(verb)
             bound = model.verb(verb)
             path = temporary / f"{verb}{chosen.suffix}"
-            graph = tf.function(bound.graph, input_signature=bound.input_specs, autograph=False)
+            graph = tf.function(
+                numbers_only(bound.graph), input_signature=bound.input_specs, autograph=False
+            )
             try:
                 with _quiet():
                     chosen.write(graph, bound.input_specs, weights, path)
@@ -91,9 +97,18 @@ def convert(
                 left_out[verb] = reason.splitlines()[0][:200]
                 for file in temporary.glob(f"{verb}.*"):
                     file.unlink()
+        if getattr(model, "class_names", None):
+            (temporary / CLASS_NAMES).write_text("\n".join(model.class_names) + "\n", "utf-8")
         if not written:
             raise InputError(f"No verb can be converted to {name}. Received: {left_out}")
     return written, left_out
+
+
+def numbers_only(graph: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+    """The graph of a verb without its outputs of text, which other runtimes lack or read badly."""
+    return lambda *tensors: {
+        name: value for name, value in graph(*tensors).items() if value.dtype != tf.string
+    }
 
 
 def _check(model: UnsupervisedModel, verb: str, run: Callable[[Arrays], Arrays]) -> float:
@@ -101,7 +116,7 @@ def _check(model: UnsupervisedModel, verb: str, run: Callable[[Arrays], Arrays])
     bound, found = model.verb(verb), 0.0
     for batch in BATCHES:
         inputs = warmup.example_inputs(model, bound.input_specs, batch)
-        graph = bound.graph(*(tf.constant(value) for value in inputs.values()))
+        graph = numbers_only(bound.graph)(*(tf.constant(value) for value in inputs.values()))
         wanted = {key: value.numpy() for key, value in graph.items()}
         found = max(found, *warmup.differences(wanted, run(inputs)).values())
     if found > warmup.TOLERANCE:
@@ -111,13 +126,22 @@ def _check(model: UnsupervisedModel, verb: str, run: Callable[[Arrays], Arrays])
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Hides what converters print and log: what matters is raised."""
+    """Hides what converters print and log, those in C++ too: what matters is raised."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    terminals = {stream: os.dup(stream) for stream in (1, 2)}
     logging.disable(logging.ERROR)
     try:
+        with open(os.devnull, "wb") as nothing:
+            for stream in terminals:
+                os.dup2(nothing.fileno(), stream)
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             yield
     finally:
         logging.disable(logging.NOTSET)
+        for stream, terminal in terminals.items():
+            os.dup2(terminal, stream)
+            os.close(terminal)
 
 
 # ONNX
@@ -153,8 +177,8 @@ def _write_litert(graph: Any, specs: list[tf.TensorSpec], weights: list[Any], pa
 def _read_litert(path: Path) -> Callable[[Arrays], Arrays]:
     from ai_edge_litert.interpreter import Interpreter
 
-    interpreter = Interpreter(model_path=str(path))
-    return lambda inputs: interpreter.get_signature_runner()(**inputs)
+    answer = Interpreter(model_path=str(path)).get_signature_runner()
+    return lambda inputs: answer(**inputs)
 
 
 # OpenVINO

@@ -91,7 +91,7 @@ def train(
     keras.utils.set_random_seed(recipe.train.seed)
     steps = _steps_per_epoch(data, recipe)
     with chosen.scope():
-        model = create_model(recipe, data.input_shape, data.value_range, steps)
+        model = create_model(recipe, data.input_shape, data.value_range, steps, data.class_names)
     model.adapt(data.batched("train", recipe.train.batch_size))
     if recipe.train.patience and "loss" not in model.loss_terms:
         raise InputError(

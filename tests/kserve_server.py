@@ -14,7 +14,13 @@ import tensorflow as tf
 from kserve import InferOutput, InferRequest, InferResponse, Model, ModelServer
 from kserve.errors import InvalidInput
 
-V2_TYPES = {"float32": "FP32", "int32": "INT32", "bool": "BOOL", "int64": "INT64"}
+V2_TYPES = {
+    "float32": "FP32",
+    "int32": "INT32",
+    "bool": "BOOL",
+    "int64": "INT64",
+    "object": "BYTES",
+}
 
 
 class SavedModel(Model):
@@ -35,7 +41,7 @@ class SavedModel(Model):
             return InferResponse(payload.id or "0", self.name, found)
         signature, rows = payload.get("signature_name", self.signature), payload["instances"]
         columns = {name: [row[name] for row in rows] for name in rows[0]}
-        outputs = {name: value.tolist() for name, value in self.run(signature, columns).items()}
+        outputs = {name: _to_json(value) for name, value in self.run(signature, columns).items()}
         if len(outputs) == 1:
             return {"predictions": next(iter(outputs.values()))}
         names = list(outputs)
@@ -58,6 +64,10 @@ def _values(column: Any) -> Any:
     if isinstance(column, list) and isinstance(column[0], dict):
         return [base64.b64decode(one["b64"]) for one in column]
     return column
+
+
+def _to_json(value: np.ndarray) -> Any:
+    return [one.decode() for one in value] if value.dtype == object else value.tolist()
 
 
 if __name__ == "__main__":

@@ -16,6 +16,10 @@ from typing import Any
 
 import grpc
 import numpy as np
+
+# By its folder: kerasunsup must not be imported here.
+sys.path.append(str(Path(__file__).parents[1] / "kerasunsup" / "serving"))
+
 from c_session import TYPES, Failure, Session, from_proto, to_proto
 from google.protobuf import json_format
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
@@ -78,7 +82,7 @@ class Handler(BaseHTTPRequestHandler):
             wanted = SESSION.signatures[signature].inputs
             inputs = {key: decode(value, wanted[key].dtype) for key, value in columns.items()}
             outputs = {
-                key: value.tolist() for key, value in answer(model, signature, inputs).items()
+                key: to_json(value) for key, value in answer(model, signature, inputs).items()
             }
         except Failure as error:
             self.reply(404 if error.code == 5 else 400, {"error": str(error)})
@@ -110,6 +114,10 @@ def decode(value: list[Any], dtype: int) -> np.ndarray:
         array[:] = [base64.b64decode(one["b64"]) for one in value]
         return array
     return np.array(value, TYPES[dtype])
+
+
+def to_json(value: np.ndarray) -> list[Any]:
+    return [one.decode() for one in value] if value.dtype == object else value.tolist()
 
 
 def main() -> None:

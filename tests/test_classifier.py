@@ -8,13 +8,19 @@ import pytest
 import tensorflow as tf
 
 from kerasunsup import data as datasets
-from kerasunsup import networks
+from kerasunsup import networks, zoo
 from kerasunsup.augmentation import CropAndFlip
+from kerasunsup.building import create_model
 from kerasunsup.errors import InputError
 from kerasunsup.evaluation import evaluate
 from kerasunsup.export import ServedModel, export
 from kerasunsup.losses import cross_entropy
 from kerasunsup.models import Classifier
+from kerasunsup.mosaic import as_image
+from kerasunsup.recipe import Recipe
+from kerasunsup.serving import warmup
+from kerasunsup.serving.runtime import start
+from kerasunsup.training import train
 
 SHAPE = (8, 8, 1)
 
@@ -56,6 +62,72 @@ def test_it_learns_and_its_signatures_answer_alike(digits, tmp_path):
     np.testing.assert_allclose(
         served.classify(x)["probabilities"], answer["probabilities"], atol=1e-5
     )
+
+
+NAMES = tuple(f"chiffre n° {i}" for i in range(10))
+
+
+def test_names_of_classes_are_answered_wherever_the_model_is(digits, tmp_path):
+    x = digits.test[:20]
+    model = make(class_names=NAMES)
+    answer = model.classify(x)
+    wanted = [NAMES[label] for label in answer["label"]]
+    assert answer["class_name"].tolist() == wanted
+    model.save(tmp_path / "model.keras")
+    assert keras.saving.load_model(tmp_path / "model.keras").class_names == NAMES
+    folder = export(model, tmp_path / "1")
+    served = ServedModel(folder)
+    assert served.classify(x, batch_size=8)["class_name"].tolist() == wanted
+    files = [tmp_path / f"{i}.png" for i in range(3)]
+    for file, pixels in zip(files, x, strict=False):
+        as_image(np.rint(255 * pixels).astype("uint8")).save(file)
+    found = served.from_files("classify", files)[0]["class_name"]
+    assert found.tolist() == wanted[:3]
+    with start() as runtime:
+        got = runtime.run(folder, "serving_default", {"x": x})
+        assert [name.decode() for name in got["class_name"]] == wanted
+        for signature, inputs, stored in warmup.read(folder):
+            difference = warmup.differences(stored, runtime.run(folder, signature, inputs))
+            assert max(difference.values()) < 1e-5
+    assert "class_name" not in make().classify(x)
+
+
+@pytest.mark.parametrize(
+    "names", ["0123456789", NAMES[:9], (*NAMES[:9], NAMES[0]), (*NAMES[:9], ""), range(10)]
+)
+def test_wrong_class_names_are_refused(names):
+    with pytest.raises(InputError, match="10 different texts"):
+        make(class_names=names)
+
+
+def test_a_recipe_takes_the_names_of_its_data(tmp_path):
+    recipe = Recipe.load(
+        {
+            "name": "tiny",
+            "family": "classifier",
+            "license": "MIT",
+            "data": {"name": "iris"},
+            "model": {
+                "class": "Classifier",
+                "labels": 3,
+                "backbone": {"builder": "dense_backbone", "units": [4]},
+            },
+            "compile": {"optimizer": {"name": "Adam"}},
+            "train": {"epochs": 1, "standardize": True},
+        }
+    )
+    names = ("setosa", "versicolor", "virginica")
+    assert train(recipe, tmp_path / "run", verbose=0).model.class_names == names
+    assert zoo.measure(tmp_path / "run").class_names == names
+    assert create_model(recipe, (4,), None, class_names=("a", "b")).class_names is None
+    network = recipe.model.arguments["backbone"]
+    finetune = {"class": "PretrainFinetune", "classes": 3, "source": network}
+    finetuned = Recipe.load({**recipe.to_dict(), "model": finetune})
+    assert create_model(finetuned, (4,), None, class_names=names).class_names == names
+    assert create_model(finetuned, (4,), None, class_names=("a", "b")).class_names is None
+    own = {**recipe.model.arguments, "class_names": ["x", "y", "z"]}
+    named = Recipe.load({**recipe.to_dict(), "model": {"class": "Classifier", **own}})
+    assert create_model(named, (4,), None, class_names=("a", "b", "c")).class_names == tuple("xyz")
 
 
 def test_saved_and_reloaded_goes_on_as_if_never_stopped(digits, tmp_path):

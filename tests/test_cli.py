@@ -17,7 +17,7 @@ from PIL import Image
 import kerasunsup
 from kerasunsup import data as datasets
 from kerasunsup import models, networks, zoo
-from kerasunsup.cli import main, parts, verbs
+from kerasunsup.cli import main, outputs, parts, verbs
 from kerasunsup.export import ServedModel, export
 from kerasunsup.models.verbs import VOCABULARY
 from kerasunsup.serving import config
@@ -161,6 +161,37 @@ def test_export_makes_the_same_saved_model(trained, call, tmp_path):
     assert (tmp_path / "photos" / "a.jpg").exists()
 
 
+def test_models_of_the_users_own_classes(call, tmp_path, monkeypatch):
+    """A .keras file whose class, with a verb of its own, is in a module of the user's."""
+    (tmp_path / "my_models.py").write_text(
+        "import keras\n"
+        "from kerasunsup.models import Autoencoder, verb\n"
+        "@keras.saving.register_keras_serializable('mine')\n"
+        "class Residuals(Autoencoder):\n"
+        "    @verb\n"
+        "    def residual(self, x):\n"
+        "        return {'residual': x - self.decoder(self.encoder(x))}\n"
+    )
+    (tmp_path / "write.py").write_text(
+        "from my_models import Residuals\n"
+        "from kerasunsup import networks\n"
+        "dense = networks.dense_backbone((4,), [3]), networks.dense_decoder(2, (4,), [3])\n"
+        "Residuals(*dense, 2).save('own.keras')\n"
+    )
+    env = environment(tmp_path)
+    subprocess.run([sys.executable, "write.py"], cwd=tmp_path, env=env, check=True)
+    message = call("export", "own.keras", "-o", "own/1", code=2)
+    assert "--module NAME" in message and message.endswith("class 'Residuals'\n")
+    assert "`--module` must name" in call(
+        "--module", "nowhere", "export", "own.keras", "-o", "o", code=2
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    assert "residual)" in call("--module", "my_models", "export", "own.keras", "-o", "own/1")
+    np.save("x.npy", np.ones((3, 4), "float32"))
+    call("--module", "my_models", "encode", "./own", "x.npy", "-o", "z.npy")
+    assert np.load("z.npy").shape == (3, 2)
+
+
 # Verbs
 
 
@@ -293,6 +324,21 @@ def test_a_stopped_command_goes_on(entry, served, call, monkeypatch):
         assert not Path(out).exists()
         call("encode", entry, "x.npy", "-o", out)
         assert started == [8, 8, 4, 4]
+    for given in ("x.npz", "x.csv", "x.parquet"):
+        x = np.load("x.npy")
+        if given == "x.npz":
+            np.savez(given, x=x)
+        else:
+            outputs.write([{"x": served.encode(x)["latent"]}], Path(given), range(20))
+        verb = "encode" if given == "x.npz" else "decode"
+        started.clear()
+        call(verb, entry, given, "-o", "y.npy", code=1)
+        call(verb, entry, given, "-o", "y.npy")
+        assert started == [8, 8, 4, 4]
+        wanted = served.encode(x)["latent"]
+        if verb == "decode":
+            wanted = served.decode(wanted)["reconstruction"]
+        np.testing.assert_allclose(np.load("y.npy"), wanted, atol=1e-6)
     latent = served.encode(np.load("x.npy"))["latent"]
     np.testing.assert_allclose(np.load("z.npy"), latent, atol=1e-6)
     assert not Path(".z.npy-parts").exists()

@@ -8,6 +8,7 @@ import socket
 import struct
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -15,6 +16,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as parquet
 import pytest
 import sklearn.datasets
 import tensorflow as tf
@@ -656,6 +659,7 @@ def test_bad_tables_are_refused(text: str, tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text(text)
     assert str(path) in refused(BAD_TABLES[text], data.load, path)
+    assert str(path) in refused(BAD_TABLES[text], data.read_inputs, path)
 
 
 def test_a_csv_needs_no_header(tmp_path: Path) -> None:
@@ -729,6 +733,50 @@ def test_inputs_from_npz_are_chosen_by_key(tmp_path: Path) -> None:
     assert "['latent', 'log_variance']" in refused("called `x`", data.read_inputs, path)
     np.savez(path, anything=TABLE)
     np.testing.assert_array_equal(data.read_inputs(path), TABLE)
+
+
+LONG = 120_000  # rows: more than Arrow reads of a table at once
+
+
+def test_a_long_table_may_go_on_otherwise_than_it_begins(tmp_path: Path) -> None:
+    values = np.arange(2.0 * LONG).reshape(LONG, 2)
+    values[-1] += 0.5  # whole numbers, then a fraction
+    labels = [*map(str, range(LONG - 1)), "last"]
+    path = tmp_path / "a.csv"
+    lines = [f"{a},{name},{b}" for (a, b), name in zip(values, labels, strict=True)]
+    path.write_text("\n".join(["a,label,b", *lines]))
+    rows = data.open_inputs(path, scratch=tmp_path)
+    assert rows.count == LONG and [*tmp_path.iterdir()] == [path]
+    np.testing.assert_array_equal(rows.read(np.array([LONG - 1, 3])), values[[-1, 3]])
+    arrow_table = pa.table({"a": values[:, 0], "b": values[:, 1]})
+    parquet.write_table(arrow_table, tmp_path / "a.parquet", row_group_size=LONG // 3)
+    np.testing.assert_array_equal(data.read_inputs(tmp_path / "a.parquet"), values)
+    for bad, named in (("red", "invalid value 'red'"), ("", "1 missing"), ("inf", "infinite")):
+        path.write_text("\n".join(["a,b", *(f"{i},{i}" for i in range(LONG)), f"1,{bad}"]))
+        refused(f"(?i){named}", data.read_inputs, path)
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_an_archive_is_unpacked_as_numpy_reads_it(save: Any, tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    for x in (TABLE, np.asfortranarray(TABLE), PIXELS, TABLE.astype("int16")):
+        save(path, x)
+        rows = data.open_inputs(path, scratch=tmp_path)
+        assert [*tmp_path.iterdir()] == [path]
+        np.testing.assert_array_equal(rows.read(np.arange(rows.count)), x)
+        np.testing.assert_array_equal(rows.read(np.array([2, 1])), x[[2, 1]])
+    save(path, np.array([[None]]))
+    refused("a.npz must be a NumPy .npz file.*Python objects", data.read_inputs, path)
+
+
+def test_a_full_disk_is_not_the_fault_of_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path / "a.npz", TABLE)
+    with Path("/dev/full").open("r+b", buffering=0) as full:
+        monkeypatch.setattr(tempfile, "TemporaryFile", lambda dir: full)
+        with pytest.raises(OutputError, match="a.npz: free some space.*No space left"):
+            data.read_inputs(path)
 
 
 def test_grey_pixels_get_a_channel_axis() -> None:

@@ -238,6 +238,7 @@ def test_each_task_learns_predicts_and_is_served(task, x, tmp_path):
         model.evaluate(x, names, return_dict=True, verbose=0)["accuracy"]
     )
     assert accuracy > 0.9
+    assert answer["class_name"].tolist() == [served.model.classes[i] for i in answer["label"]]
     predicted = model.predict(x, verbose=0)
     if task == "binary":
         predicted = np.concatenate([1 - predicted, predicted], axis=1)

@@ -7,11 +7,11 @@ import json
 import numpy as np
 import pytest
 import tensorflow as tf
-from runtime import Refused, start
 
 from kerasunsup import zoo
 from kerasunsup.card import COPY
 from kerasunsup.serving import scan, warmup
+from kerasunsup.serving.runtime import Refused, start
 from kerasunsup.serving.signatures import BYTES, DEFAULT, signatures_of
 from kerasunsup.zoo import catalogue
 

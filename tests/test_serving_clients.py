@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import subprocess
@@ -14,10 +15,12 @@ from google.protobuf import text_format
 from PIL import Image
 from tensorflow_serving.config import model_server_config_pb2
 
-from kerasunsup import zoo
+from kerasunsup import networks, zoo
 from kerasunsup.cli import main
 from kerasunsup.errors import KerasunsupError
-from kerasunsup.serving import config, smoke
+from kerasunsup.export import export
+from kerasunsup.models import Classifier
+from kerasunsup.serving import config, smoke, warmup
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 NAME = "vae_digits"
@@ -79,20 +82,28 @@ def test_other_files(serving):
     assert f"{NAME}={zoo.saved_model(NAME)}" in script.read_text()
 
 
-@pytest.fixture(scope="module")
-def stub():
-    """REST and gRPC addresses of the stub, which serves one entry."""
+@contextlib.contextmanager
+def serve(name, folder):
+    """REST and gRPC addresses of a stub that serves one SavedModel."""
     process = subprocess.Popen(
-        [sys.executable, Path(__file__).with_name("stub_server.py"), NAME, zoo.saved_model(NAME)],
+        [sys.executable, Path(__file__).with_name("stub_server.py"), name, folder],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
     )
-    rest, rpc = process.stdout.readline().split()
-    yield f"127.0.0.1:{rest}", f"127.0.0.1:{rpc}"
-    process.stdin.close()
-    process.wait(timeout=60)
-    process.stdout.close()
+    try:
+        rest, rpc = process.stdout.readline().split()
+        yield f"127.0.0.1:{rest}", f"127.0.0.1:{rpc}"
+    finally:
+        process.stdin.close()
+        process.wait(timeout=60)
+        process.stdout.close()
+
+
+@pytest.fixture(scope="module")
+def stub():
+    with serve(NAME, zoo.saved_model(NAME)) as addresses:
+        yield addresses
 
 
 def test_smoke(stub, capsys, tmp_path):
@@ -106,6 +117,21 @@ def test_smoke(stub, capsys, tmp_path):
     arguments[0] = f"{NAME}={other}"
     assert smoke.main(arguments) == 1
     assert "must be served with" in capsys.readouterr().err
+
+
+def test_smoke_of_a_model_that_answers_texts(capsys, tmp_path):
+    model = Classifier(
+        networks.dense_backbone((4,), [3]), 3, class_names=("sétosa", "versicolor", "virginica")
+    )
+    folder = export(model, tmp_path / "iris" / "1")
+    with serve("iris", folder) as (rest, rpc):
+        assert smoke.main([f"iris={folder}", "--rest", f"http://{rest}", "--grpc", rpc]) == 0
+        like = {"class_name": warmup.as_objects([b""]), "label": np.zeros(1, "int32")}
+        got = smoke.by_rows(
+            f"http://{rest}", "iris", "classify", {"x": np.ones((1, 4), "float32")}, like
+        )
+    assert got["class_name"][0].decode() == model.class_names[got["label"][0]]
+    assert "iris classify: rows 0.0e+00, columns 0.0e+00, gRPC 0.0e+00" in capsys.readouterr().out
 
 
 def test_errors_of_a_server(stub):

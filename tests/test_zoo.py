@@ -20,6 +20,7 @@ from kerasunsup.building import create_model
 from kerasunsup.card import Card, InputSpec, Metrics, hash_folder
 from kerasunsup.errors import InputError, IntegrityError
 from kerasunsup.metrics import Metric
+from kerasunsup.parity import Parity, Runtime
 from kerasunsup.recipe import Recipe
 from kerasunsup.zoo import catalogue, pages, registry
 
@@ -47,6 +48,13 @@ METRICS = {
     "nll_k500": Metric(230.25, 0.5, "K=500, log p(x|z)", 359, {"full_gaussian": 301.2}),
     "mse": Metric(0.0123, None, "test, pixels in [0, 1]", 359, {"pca": 0.02}),
 }
+
+
+PARITY = Parity(
+    *("2 cores, x86_64", "encode", 32, 390_000),
+    {"load": 0.25, "batch_1": 0.00015, "batch_256": 0.00168},
+    {"onnx": Runtime("1.31.1", ("encode",), 2e-7, 260_000, "encode", 0.19, 0.042, 1.25)},
+)
 
 
 @pytest.fixture(scope="module")
@@ -456,6 +464,49 @@ def test_the_same_weights_published_again(shipped: Path) -> None:
     for path, content in before.items():
         if path.parent.name == "variables" or path.name == "model.keras":
             assert path.read_bytes() == content
+
+
+def test_a_classifier_published_again_names_its_classes(empty_zoo: Path, run: Path) -> None:
+    digits = {
+        **RECIPE.to_dict(),
+        "family": "classifier",
+        "model": {
+            "class": "Classifier",
+            "labels": 10,
+            "backbone": {"builder": "dense_backbone", "units": [8]},
+        },
+    }
+    recipe = Recipe.load(digits)
+    model = create_model(recipe, (8, 8, 1), (0.0, 1.0))
+    folder = kerasunsup.export(model, run / "saved_model" / "1")
+    card = dataclasses.replace(
+        Card.read(run / "card.json"),
+        recipe=recipe,
+        verbs=model.verbs,
+        sha256=hash_folder(folder),
+        parity=PARITY,
+    )
+    card.write(run / "card.json")
+    (run / "recipe.toml").write_text(recipe.to_toml())
+    catalogue.publish(run)
+    with pytest.raises(InputError, match="raise `version`"):
+        catalogue.publish_again("tiny_vae")
+    path = empty_zoo / "zoo/tiny_vae/recipe.toml"
+    path.write_text(path.read_text().replace("version = 1", "version = 2\n"))
+    catalogue.publish_again("tiny_vae")
+    assert zoo.verify() == ["tiny_vae"]
+    again = zoo.card("tiny_vae")
+    assert again.version == 2 and again.class_names == tuple("0123456789")
+    assert again.identity == card.identity and again.parity is None
+    golden = json.loads((empty_zoo / "zoo/tiny_vae/signatures.json").read_text())
+    assert golden["signatures"]["classify"]["outputs"]["class_name"] == ["string", None]
+    loaded = zoo.load("tiny_vae")
+    for before, after in zip(model.weights, loaded.weights, strict=True):
+        np.testing.assert_array_equal(before, after)
+    assert zoo.create("tiny_vae").class_names == loaded.class_names == again.class_names
+    path.write_text(path.read_text().replace("version = 2", "version = 3").replace("0.5", "0.1"))
+    with pytest.raises(InputError, match="but for `version`.*learning_rate"):
+        catalogue.publish_again("tiny_vae")
 
 
 def test_publish_keeps_the_comments_of_an_equal_recipe(shipped: Path, run: Path) -> None:

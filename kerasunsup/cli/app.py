@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from kerasunsup.cli import catalogue, runs, verbs
+from kerasunsup.cli import catalogue, console, runs, verbs
 from kerasunsup.errors import KerasunsupError
 
 app = typer.Typer(
@@ -23,8 +23,13 @@ app = typer.Typer(
 @app.callback()
 def options(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    modules: Annotated[
+        list[str] | None,
+        typer.Option("--module", metavar="NAME", help="Module with classes of your own."),
+    ] = None,
 ) -> None:
     """Deep unsupervised models for Keras: train, measure, use, export, serve."""
+    console.own_modules = tuple(modules or ())
 
 
 app.command("list")(catalogue.list_entries)

@@ -8,7 +8,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from rich.console import Console
 from rich.table import Table
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from kerasunsup.recipe import Recipe
 
 WIDTH_OF_PIPES = 240
+
+own_modules: tuple[str, ...] = ()
+"""Modules that `--module` names: they register the user's classes with Keras."""
 
 
 def new_console(stderr: bool = False) -> Console:
@@ -153,12 +156,24 @@ def load_served(folder: Path, recipe: Recipe | None) -> ServedModel:
     """
     load_tensorflow()
     with busy(f"Loading {folder}"), readable(folder):
-        from kerasunsup.building import import_modules
         from kerasunsup.export import ServedModel
 
-        if recipe is not None:
-            import_modules(recipe)
+        register_classes(recipe)
         return ServedModel(folder)
+
+
+def register_classes(recipe: Recipe | None) -> None:
+    """Registers our classes with Keras, those of a recipe and those of `--module`.
+
+    Raises:
+        InputError: A module cannot be imported.
+    """
+    from kerasunsup import networks  # noqa: F401  registers its layers
+    from kerasunsup.building import import_modules, import_named
+
+    if recipe is not None:
+        import_modules(recipe)
+    import_named(own_modules, "--module")
 
 
 @contextlib.contextmanager
@@ -169,7 +184,13 @@ def readable(path: Path) -> Iterator[None]:
     except KerasunsupError:
         raise
     except Exception as error:
-        reason: Any = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = reason.partition(" Full object config")[0]
+        if reason.startswith("Could not locate class"):
+            raise InputError(
+                f"{path} needs classes of your own: name the module that registers them with "
+                f"Keras, kerasunsup --module NAME …. Received: {reason.partition('. ')[0]}"
+            ) from error
         raise InputError(
             f"Cannot load {path}: it is damaged or was not written by kerasunsup; train or export "
             f"it again. Received: {reason}"

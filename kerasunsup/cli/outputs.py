@@ -41,11 +41,16 @@ def check_target(path: Path) -> None:
             raise InputError(f"Expected a new or an empty folder for PNGs. Received: {path}")
     elif path.is_dir():
         raise InputError(f"Expected a file. Received: {path}, a folder")
-    parent = next(folder for folder in path.absolute().parents if folder.exists())
+    parent = nearest_folder(path)
     if not parent.is_dir():
         raise OutputError(f"Cannot write {path}: {parent} is a file, not a folder.")
     if not os.access(parent, os.W_OK | os.X_OK):
         raise OutputError(f"Cannot write {path}: {parent} is read-only. Choose another folder.")
+
+
+def nearest_folder(path: Path) -> Path:
+    """The folder that `path` is in, or will be made in."""
+    return next(folder for folder in path.absolute().parents if folder.exists())
 
 
 def is_folder(path: Path) -> bool:
@@ -63,7 +68,7 @@ def takes_names(path: Path) -> bool:
     return path.suffix.lower() in (".npz", ".csv", ".parquet")
 
 
-def write(parts: Iterable[Columns], path: Path, places: Iterable[int]) -> dict[str, Any]:
+def write(parts: Iterable[Columns], path: Path, places: np.ndarray | range) -> dict[str, Any]:
     """Writes the named outputs of a verb, atomically.
 
     .npy and pictures hold the first output, the others all of them; in a table, an output of
@@ -105,7 +110,7 @@ def write(parts: Iterable[Columns], path: Path, places: Iterable[int]) -> dict[s
         case ".png":
             _write_grid(path, shapes[first][0], (part[first] for part in parts))
         case _:
-            _write_folder(path, (part[first] for part in parts), list(places))
+            _write_folder(path, (part[first] for part in parts), places)
     return shapes
 
 
@@ -179,7 +184,7 @@ def _write_grid(path: Path, count: int, images: Iterable[np.ndarray]) -> None:
     pictures.grid(np.concatenate([_clipped(part) for part in images]), path)
 
 
-def _write_folder(path: Path, images: Iterable[np.ndarray], places: list[int]) -> None:
+def _write_folder(path: Path, images: Iterable[np.ndarray], places: np.ndarray | range) -> None:
     from kerasunsup import mosaic
 
     digits, numbers = len(str(places[-1])), iter(places)

@@ -16,6 +16,7 @@ from kerasunsup.cli.console import (
     load_tensorflow,
     print_metrics,
     readable,
+    register_classes,
 )
 from kerasunsup.errors import InputError, KerasunsupError, TrainingError
 
@@ -103,12 +104,10 @@ def export(
     load_tensorflow()
     import keras
 
-    from kerasunsup import formats, networks  # noqa: F401  registers its layers
-    from kerasunsup.building import import_modules
+    from kerasunsup import formats
     from kerasunsup.export import export as export_model
 
-    if recipe is not None:
-        import_modules(recipe)
+    register_classes(recipe)
     with busy(f"Exporting {file}"):
         with readable(file):
             model = keras.saving.load_model(file)

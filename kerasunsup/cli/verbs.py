@@ -25,7 +25,7 @@ INPUT_VERBS = {
     "decode": "Latents to examples.",
     "reconstruct": "Examples to their reconstructions.",
     "score": "Examples to anomaly scores: higher is stranger.",
-    "classify": "Examples to class probabilities and the likeliest class.",
+    "classify": "Examples to the likeliest class, its name and all probabilities.",
     "predict": "Examples to the values of a regression.",
 }
 OUTPUTS = {  # in this order: a SavedModel does not keep one
@@ -34,7 +34,7 @@ OUTPUTS = {  # in this order: a SavedModel does not keep one
     "reconstruct": ("reconstruction",),
     "generate": ("samples",),
     "score": ("score", "probability", "is_anomaly"),
-    "classify": ("label", "probabilities"),
+    "classify": ("label", "class_name", "probabilities"),
     "predict": ("prediction",),
     "discriminate": ("logit",),
 }
@@ -110,7 +110,7 @@ def _apply(verb: str, source: str, inputs: Path, out: Path, label: int | None = 
     from kerasunsup.data import image_files, open_inputs
 
     files = image_files(inputs)
-    rows = None if files else open_inputs(inputs)
+    rows = None if files else open_inputs(inputs, scratch=outputs.nearest_folder(out))
     count = len(files) if rows is None else rows.count
     model = load_served(folder, recipe)
     bound = model.verb(verb)
@@ -167,8 +167,10 @@ def _finish(parts: Parts, out: Path, files: list[Path]) -> None:
         KerasunsupError: Some could not.
     """
     failed = {files[i]: why for part in parts for i, why in part.failed.items()}
-    places = [int(place) for part in parts for place in part.places]
-    if not places:
+    import numpy as np
+
+    places = np.concatenate([part.places for part in parts])
+    if not len(places):
         parts.remove()
         path, why = next(iter(failed.items()))
         raise InputError(f"{path} must be a PNG or JPEG image. Received: {why}")

@@ -15,6 +15,7 @@ from kerasunsup.data.dataset import Dataset, Rows, fingerprint
 from kerasunsup.data.images import IMAGE_SUFFIXES, ImageFolder, read_images
 from kerasunsup.data.readers import read_csv, read_npy, read_npz, read_parquet, table_arrays
 from kerasunsup.data.splits import SPLITS, hold_out
+from kerasunsup.data.unpacking import open_array
 from kerasunsup.errors import InputError
 from kerasunsup.files import sha256_of
 
@@ -80,31 +81,25 @@ def read_inputs(path: str | Path, *, key: str = "x") -> np.ndarray:
     return rows.read(np.arange(rows.count))
 
 
-def open_inputs(path: str | Path, *, key: str = "x") -> Rows:
+def open_inputs(path: str | Path, *, key: str = "x", scratch: Path | None = None) -> Rows:
     """Checks what a command runs a model on: the examples of a file or folder, in its order.
 
-    Those of an .npy file and of a folder stay on disk.
+    They stay on disk: an .npz, .csv or .parquet file is unpacked to a temporary one.
 
     Args:
         path: .npy, .npz, .csv, .parquet, a PNG or JPEG image, or a folder of images.
         key: Which array of an .npz file with several.
+        scratch: Folder of the temporary file; the system's when None.
 
     Raises:
         InputError: Missing, unreadable, truncated or not numeric, finite and rectangular.
+        OutputError: No space for the temporary file.
     """
     path = Path(path).expanduser()
     if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file():
         return _rows(read_images([path]), str(path))
-    if path.suffix.lower() == ".npz" and path.is_file():
-        arrays = read_npz(path)
-        if len(arrays) == 1:
-            key = next(iter(arrays))
-        if key not in arrays:
-            raise InputError(
-                f"{path} must hold one array, or one that is called `{key}`. "
-                f"Received: arrays {sorted(arrays)}"
-            )
-        return _rows(arrays[key], f"{path}: {key}")
+    if path.suffix.lower() in SUFFIXES and path.is_file():
+        return _rows(open_array(path, key, scratch), str(path))
     return _read(path)[0]["train"]
 
 
@@ -192,8 +187,9 @@ def _dataset(
     )
 
 
-def _rows(array: Any, name: str, identity: Callable[[], str] | None = None) -> Rows:
-    """Checks an array, in memory or memory-mapped, and makes examples of it."""
+def _rows(source: Any, name: str, identity: Callable[[], str] | None = None) -> Rows:
+    """Checks an array, or a function that maps it anew, and makes examples of it."""
+    array = source() if callable(source) else source
     if not isinstance(array, np.ndarray):
         array = check_array(array, name=name)
     if array.ndim < 2 or array.size == 0 or array.dtype.kind not in "uifb":
@@ -204,15 +200,16 @@ def _rows(array: Any, name: str, identity: Callable[[], str] | None = None) -> R
         )
     probe = _examples(array[:1])
     shape, value_range = probe.shape[1:], _value_range(probe.shape[1:], probe.dtype)
-    step = max(1, _CHUNK_BYTES // (4 * math.prod(shape)))
-    for first in range(0, len(array), step):
-        check_array(_examples(array[first : first + step]), value_range=value_range, name=name)
+    count, step = len(array), max(1, _CHUNK_BYTES // (4 * math.prod(shape)))
+    reopen = source if callable(source) else lambda: array
+    for first in range(0, count, step):
+        check_array(_examples(reopen()[first : first + step]), value_range=value_range, name=name)
     return Rows(
-        count=len(array),
+        count=count,
         shape=shape,
         dtype=probe.dtype,
-        read=lambda indices: _examples(array[indices]),
-        identity=identity or (lambda: fingerprint({"all": array})),
+        read=lambda indices: _examples(reopen()[indices]),
+        identity=identity or (lambda: fingerprint({"all": reopen()})),
     )
 
 

@@ -6,15 +6,16 @@ classifier distance), and any backbone can be judged by them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
-import tensorflow as tf
 from keras import layers, ops
 
 from kerasunsup.errors import InputError
 from kerasunsup.losses import cross_entropy
 from kerasunsup.models.base import UnsupervisedModel
+from kerasunsup.models.classes import check_class_names, class_outputs
 from kerasunsup.models.verbs import verb
 
 
@@ -25,6 +26,8 @@ class Classifier(UnsupervisedModel):
     Args:
         backbone: Functional model, example -> features.
         labels: Number of classes; `fit` takes class numbers in [0, labels).
+        class_names: A text for each class, which `classify` answers too. A recipe takes those of
+            its data.
         augmentation: Layer applied to examples while training, such as
             `kerasunsup.augmentation.CropAndFlip`.
         label_smoothing: Part of the target spread evenly over the classes, in [0, 1).
@@ -42,6 +45,7 @@ class Classifier(UnsupervisedModel):
         backbone: keras.Model,
         labels: int,
         *,
+        class_names: Sequence[str] | None = None,
         augmentation: layers.Layer | None = None,
         label_smoothing: float = 0.0,
         value_range: tuple[float, float] | None = None,
@@ -62,6 +66,7 @@ class Classifier(UnsupervisedModel):
         )
         self.backbone = backbone
         self.labels = labels
+        self.class_names = check_class_names(class_names, labels)
         self.augmentation = augmentation
         self.label_smoothing = label_smoothing
 
@@ -99,8 +104,5 @@ class Classifier(UnsupervisedModel):
 
     @verb
     def classify(self, x: Any) -> dict[str, Any]:
-        """Examples -> `probabilities` `(batch, labels)` and the likeliest class, `label`."""
-        logits = self.logits(x)
-        # Keras' argmax casts bits, which no other runtime can.
-        label = tf.argmax(logits, axis=-1, output_type=tf.int32)
-        return {"probabilities": ops.softmax(logits), "label": label}
+        """Examples -> `probabilities` `(batch, labels)`; the likeliest class, its name if known."""
+        return class_outputs(self.logits(x), self.class_names)

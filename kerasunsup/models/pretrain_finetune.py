@@ -19,6 +19,7 @@ from keras import layers, ops
 from kerasunsup.errors import InputError
 from kerasunsup.losses import cross_entropy, mean_over_features
 from kerasunsup.models.base import UnsupervisedModel, check_choice
+from kerasunsup.models.classes import class_outputs
 from kerasunsup.models.targets import Classes, check_values
 from kerasunsup.models.verbs import labels_of, verb
 
@@ -158,6 +159,15 @@ class PretrainFinetune(UnsupervisedModel):
     def classes(self) -> int | list[str] | None:
         """The names of the classes, or their number where they have none."""
         return self.known.names or self.known.count
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """The names of the classes, None where they have none."""
+        return tuple(self.known.names) if self.known.names else None
+
+    @class_names.setter
+    def class_names(self, names: Sequence[str]) -> None:
+        self.known = Classes(names, self.task)
 
     @property
     def main_verb(self) -> str:  # type: ignore[override]
@@ -365,11 +375,8 @@ class PretrainFinetune(UnsupervisedModel):
 
     @verb
     def classify(self, x: Any) -> dict[str, Any]:
-        """Examples -> `probabilities` `(batch, classes)` and the likeliest class, `label`."""
-        logits = self._logits(self.raw_outputs(x))
-        # Keras' argmax casts bits, which no other runtime can.
-        label = tf.argmax(logits, axis=-1, output_type=tf.int32)
-        return {"probabilities": ops.softmax(logits), "label": label}
+        """Examples -> `probabilities` `(batch, classes)`; the likeliest class, its name if any."""
+        return class_outputs(self._logits(self.raw_outputs(x)), self.class_names)
 
     def _values(self, x: Any) -> dict[str, Any]:
         """Examples -> `prediction`, the values of a regression, `(batch, outputs)`."""

@@ -111,7 +111,7 @@ class BoundVerb:
         for inputs in self._with_labels(checked, label):
             tensors = [_as_tensor(array) for array in inputs]
             outputs = (self.run or self._compiled(tensors[0].dtype))(*tensors)
-            parts.append({name: value.numpy() for name, value in outputs.items()})
+            parts.append({name: as_array(value) for name, value in outputs.items()})
         if not parts:
             raise InputError(f"`{self.argument}` must hold at least one batch. Received: none")
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
@@ -167,6 +167,12 @@ class GeneratingVerb(BoundVerb):
         if label is None and self.classes:
             label = np.arange(count) % self.classes
         return self._run(iter(_split(rows, check_batch_size(batch_size))), label)
+
+
+def as_array(value: tf.Tensor) -> np.ndarray:
+    """A tensor as an array; texts as `str`."""
+    array = value.numpy()
+    return np.strings.decode(array.astype(bytes), "utf-8") if array.dtype == object else array
 
 
 def seed_rows(count: int, seed: int) -> np.ndarray:

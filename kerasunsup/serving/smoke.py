@@ -118,7 +118,12 @@ def _to_json(value: np.ndarray) -> list[Any]:
 
 
 def _from_json(columns: dict[str, Any], like: Arrays) -> Arrays:
-    return {name: np.asarray(columns[name], value.dtype) for name, value in like.items()}
+    return {
+        name: warmup.as_objects([text.encode() for text in columns[name]])
+        if value.dtype.kind == "O"
+        else np.asarray(columns[name], value.dtype)
+        for name, value in like.items()
+    }
 
 
 def _wait(url: str, version: str) -> None:

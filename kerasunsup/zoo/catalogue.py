@@ -16,7 +16,7 @@ from typing import Any
 
 from kerasunsup.card import COPY, Card, check_folder, hash_folder
 from kerasunsup.errors import InputError
-from kerasunsup.files import atomic_folder
+from kerasunsup.files import atomic_folder, atomic_write
 from kerasunsup.recipe import Recipe
 from kerasunsup.zoo.pages import entry_page
 
@@ -88,7 +88,9 @@ def publish(run: str | os.PathLike[str]) -> Path:
 def publish_again(name: str) -> Path:
     """Exports an entry anew from its `model.keras`: the same weights, today's signatures.
 
-    Its metrics stay; `variables/` stays as it is where the names in it have not changed.
+    A classifier gets the names of its data's classes. Metrics and the identity of the weights
+    stay; `variables/` stays as it is where the names in it have not changed; what was measured of
+    other runtimes goes. A `version` raised in recipe.toml becomes the entry's.
 
     Args:
         name: A shipped entry.
@@ -97,7 +99,8 @@ def publish_again(name: str) -> Path:
         The entry's folder in zoo/.
 
     Raises:
-        InputError: The signatures are not those that this version was published with.
+        InputError: The signatures are not those that this version was published with, or
+            recipe.toml differs from the card's in more than the version.
         IntegrityError: A file of the SavedModel differs from the card.
         OutputError: The catalogue cannot be written.
     """
@@ -107,22 +110,61 @@ def publish_again(name: str) -> Path:
     from kerasunsup.export import KERAS_FILE, export
 
     entry = root() / "zoo" / name
-    card = Card.read(entry / "card.json")
+    card, recipe = Card.read(entry / "card.json"), Recipe.load(entry)
+    changed = set(card.recipe.differences(recipe)) - {"version"}
+    if changed:
+        raise InputError(
+            f"{entry}/recipe.toml must be the recipe of the weights but for `version`: train it. "
+            f"Received different: {', '.join(sorted(changed))}"
+        )
     old = root() / "saved_models" / name / str(card.version)
     check_folder(old, entry / "card.json")
     import_modules(card.recipe)
     with TemporaryDirectory() as temporary:
         run = Path(temporary)
-        new = export(
-            keras.saving.load_model(old / KERAS_FILE), run / "saved_model" / str(card.version)
-        )
-        shutil.copyfile(old / KERAS_FILE, new / KERAS_FILE)
+        model = keras.saving.load_model(old / KERAS_FILE)
+        named = _name_classes(model, recipe)
+        new = export(model, run / "saved_model" / str(recipe.version))
+        if not named:
+            shutil.copyfile(old / KERAS_FILE, new / KERAS_FILE)
         if _same_variables(old, new):
             shutil.copytree(old / "variables", new / "variables", dirs_exist_ok=True)
-        replace(card, sha256=hash_folder(new)).write(run / "card.json")
+        replace(
+            card,
+            recipe=recipe,
+            sha256=hash_folder(new),
+            class_names=getattr(model, "class_names", None) or (),
+            parity=None,
+            first_identity=card.identity,
+        ).write(run / "card.json")
         for file in ("recipe.toml", "preview.png"):
             shutil.copyfile(entry / file, run / file)
         return publish(run)
+
+
+def rewrite(card: Card) -> None:
+    """Replaces the card of a shipped entry, its copy beside the model, and the entry's page.
+
+    Raises:
+        OutputError: The catalogue cannot be written.
+    """
+    entry = root() / "zoo" / card.name
+    card.write(root() / "saved_models" / card.name / str(card.version) / COPY)
+    card.write(entry / "card.json")
+    atomic_write(entry / "README.md", entry_page(card))
+
+
+def _name_classes(model: Any, recipe: Recipe) -> bool:
+    """Gives a model that answers class names, and has none, those of its data."""
+    from kerasunsup.building import named_classes
+
+    if getattr(model, "class_names", "") is not None:
+        return False
+    names = recipe.data.load().class_names
+    if not named_classes(type(model), recipe.model.arguments, names):
+        return False
+    model.class_names = names
+    return True
 
 
 def _same_variables(old: Path, new: Path) -> bool:

@@ -68,6 +68,7 @@ def measure(run_folder: str | os.PathLike[str]) -> Card:
         git_commit=_commit(),
         calibration=_calibration(served.model),
         health=_health(served, data, facts),
+        class_names=getattr(served.model, "class_names", None) or (),
     )
     pictures.preview(served, data, folder / "preview.png")
     card.write(folder / "card.json")

@@ -15,6 +15,13 @@ from kerasunsup.protocols import find
 from kerasunsup.recipe import Recipe
 
 PLAYERS = ("backbone", "generator", "discriminator")
+RUNTIMES = {
+    "keras": "Keras",
+    "c_session": "C session, TensorFlow",
+    "onnx": "ONNX Runtime",
+    "litert": "LiteRT",
+    "openvino": "OpenVINO",
+}
 BEGIN, END = "<!-- results -->", "<!-- /results -->"
 
 
@@ -53,9 +60,46 @@ def entry_page(card: Card) -> str:
                 *(f"* {reference}" for reference in recipe.references),
             ]
         ),
+        *_runtimes(card),
         f"Train it again: `kerasunsup train {card.name}`.",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _runtimes(card: Card) -> list[str]:
+    """The section of an entry's page on other runtimes, nothing where none was measured."""
+    parity = card.parity
+    if parity is None:
+        return []
+    seconds = parity.seconds
+    header = ["runtime", "verbs", "difference", "size", "timed", "load", "batch 1", "batch 256"]
+    return [
+        "## Other runtimes",
+        f"Beside the SavedModel called from Python ({_size(parity.bytes)}; on {parity.machine}: "
+        f"load {1e3 * seconds['load']:.0f} ms, `{parity.verb}` {1e3 * seconds['batch_1']:.2g} ms "
+        f"a batch of 1, {1e3 * seconds['batch_256']:.3g} ms of 256): the largest difference over "
+        f"{parity.examples} random examples, and times as ratios to its own.",
+        markdown_table(header, runtime_rows(card)),
+    ]
+
+
+def runtime_rows(card: Card) -> list[list[str]]:
+    """A row for each runtime that was measured."""
+    return [
+        [
+            f"{RUNTIMES.get(name, name)} {one.version}",
+            ", ".join(one.verbs),
+            f"{one.difference:.1g}",
+            _size(one.bytes),
+            f"`{one.timed}`",
+            *(f"{ratio:.2g}" for ratio in (one.load, one.batch_1, one.batch_256)),
+        ]
+        for name, one in (card.parity.runtimes.items() if card.parity else ())
+    ]
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:.2g} MB"
 
 
 def results_table(cards: Iterable[Card]) -> str:

@@ -129,10 +129,13 @@ def create(name: str) -> keras.Model:
 
     chosen = entry.recipe
     if entry.card_path and not chosen.train.standardize:
-        spec = Card.read(entry.card_path).input
-        return create_model(chosen, spec.shape, spec.value_range)
+        known = Card.read(entry.card_path)
+        shape, value_range = known.input.shape, known.input.value_range
+        return create_model(chosen, shape, value_range, class_names=known.class_names)
     source = chosen.data.load()
-    model = create_model(chosen, source.input_shape, source.value_range)
+    model = create_model(
+        chosen, source.input_shape, source.value_range, class_names=source.class_names
+    )
     if chosen.train.standardize:
         model.adapt(source.batched("train", chosen.train.batch_size))
     return model

@@ -2,7 +2,8 @@
 
 `TF_LoadSessionFromSavedModel` and `TF_SessionRun` of the library in the wheel, by ctypes: no Python
 TensorFlow, no Keras, no kerasunsup. Only TensorFlow's generated protocol buffers are imported.
-Importing the real `tensorflow` in the same process crashes it.
+Importing the real `tensorflow` in the same process crashes it, so this runs as a script, started by
+`kerasunsup.serving.runtime`.
 """
 
 from __future__ import annotations
@@ -14,18 +15,20 @@ import os
 import pickle
 import ssl  # noqa: F401
 import sys
+import time
 import types
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-ROOT = Path(os.environ.get("LIBTENSORFLOW", "") or importlib.util.find_spec("tensorflow").origin)
-ROOT = ROOT if ROOT.is_dir() else ROOT.parent
+INSTALLED = Path(str(importlib.util.find_spec("tensorflow").origin)).parent  # type: ignore[union-attr]
+ROOT = Path(os.environ.get("LIBTENSORFLOW", "") or INSTALLED)
 
 # The protocol buffers without the package around them.
 _stand_in = types.ModuleType("tensorflow")
-_stand_in.__path__ = [str(Path(importlib.util.find_spec("tensorflow").origin).parent)]
+_stand_in.__path__ = [str(INSTALLED)]
 sys.modules["tensorflow"] = _stand_in
 
 from tensorflow.core.framework import tensor_pb2  # noqa: E402
@@ -169,7 +172,7 @@ class Session:
                 LIBRARY.TF_DeleteTensor(tensor)
         return {name: _to_array(answer) for name, answer in zip(outputs, answers, strict=True)}
 
-    def _places(self, infos: object) -> c.Array[_Output]:
+    def _places(self, infos: Iterable[Any]) -> c.Array[_Output]:
         names = [info.name.split(":") for info in infos]
         found = [
             _Output(LIBRARY.TF_GraphOperationByName(self._graph, name.encode()), int(index))
@@ -256,25 +259,33 @@ def to_proto(array: np.ndarray) -> tensor_pb2.TensorProto:
     return proto
 
 
-# A process that answers: tests/runtime.py starts it
+# The process
 
 
 def main() -> None:
-    """Answers pickled (folder, signature, inputs) from stdin on stdout until stdin ends."""
+    """Answers pickled (folder, signature, inputs) from stdin on stdout until stdin ends.
+
+    With None for the signature it loads the folder, be it loaded or not.
+    """
     loaded: tuple[str, Session] | None = None
     while True:
         try:
             folder, signature, inputs = pickle.load(sys.stdin.buffer)
         except EOFError:
             return
+        answer: object = {}
         try:
-            if loaded is None or loaded[0] != folder:
+            began = time.perf_counter()
+            if signature is None or loaded is None or loaded[0] != folder:
                 loaded = folder, Session(folder)
-            answer: object = loaded[1].run(signature, inputs)
+            if signature is not None:
+                began = time.perf_counter()
+                answer = loaded[1].run(signature, inputs)
         except Failure as error:
             answer = error.code, str(error)
+        seconds = time.perf_counter() - began
         foreign = {"keras", "kerasunsup", "tensorflow.python"} & set(sys.modules)
-        pickle.dump((VERSION, sorted(foreign), answer), sys.stdout.buffer)
+        pickle.dump((VERSION, sorted(foreign), seconds, answer), sys.stdout.buffer)
         sys.stdout.buffer.flush()
 
 

@@ -23,18 +23,40 @@ class Runtime:
 
     Attributes:
         version: That of the TensorFlow library, after the first answer.
+        seconds: What the last answer took, the way between the processes left out.
     """
 
     def __init__(self, process: Any) -> None:
         self._process = process
         self.version = ""
+        self.seconds = 0.0
+
+    def load(self, folder: Path) -> float:
+        """Loads a SavedModel, again if it was loaded.
+
+        Returns:
+            Seconds.
+
+        Raises:
+            Refused: It cannot be loaded.
+        """
+        self._ask(folder, None, {})
+        return self.seconds
 
     def run(
         self, folder: Path, signature: str, inputs: Mapping[str, np.ndarray]
     ) -> dict[str, np.ndarray]:
+        """Answers one request.
+
+        Raises:
+            Refused: The request is bad, or the SavedModel cannot be loaded.
+        """
+        return self._ask(folder, signature, inputs)
+
+    def _ask(self, folder: Path, signature: str | None, inputs: Mapping[str, Any]) -> Any:
         pickle.dump((str(folder), signature, dict(inputs)), self._process.stdin)
         self._process.stdin.flush()
-        self.version, foreign, answer = pickle.load(self._process.stdout)
+        self.version, foreign, self.seconds, answer = pickle.load(self._process.stdout)
         assert foreign == [], "the process must import neither Keras nor kerasunsup"
         if isinstance(answer, tuple):
             raise Refused(answer[1])
@@ -48,8 +70,8 @@ def start(library: str | os.PathLike[str] = "") -> Iterator[Runtime]:
     Args:
         library: Folder of another release's libtensorflow.
     """
-    process = subprocess.Popen(
-        [sys.executable, Path(__file__).with_name("c_session.py")],
+    process: Any = subprocess.Popen(
+        [sys.executable, "-P", Path(__file__).with_name("c_session.py")],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env={**os.environ, "LIBTENSORFLOW": os.fspath(library)},
