@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from kerasunsup.models import Classifier as Classifier
     from kerasunsup.models import PretrainFinetune as PretrainFinetune
     from kerasunsup.models import SimCLR as SimCLR
+    from kerasunsup.models import StackedAutoencoder as StackedAutoencoder
     from kerasunsup.models import UnsupervisedModel as UnsupervisedModel
     from kerasunsup.training import train as train
 
@@ -33,6 +34,7 @@ _MEMBERS = {
     "GAN": "models",
     "PretrainFinetune": "models",
     "SimCLR": "models",
+    "StackedAutoencoder": "models",
     "UnsupervisedModel": "models",
     "VAE": "models",
     "evaluate": "evaluation",
@@ -47,6 +49,7 @@ __all__ = [
     "Classifier",
     "PretrainFinetune",
     "SimCLR",
+    "StackedAutoencoder",
     "UnsupervisedModel",
     "__version__",
     "data",

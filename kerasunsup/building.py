@@ -70,18 +70,21 @@ def named_classes(
 
 
 def compile_model(model: keras.Model, recipe: Recipe, steps_per_epoch: int | None = None) -> None:
-    """Compiles `model` by the recipe's [compile].
+    """Compiles `model` by the recipe's [compile]. A schedule spans the longest stage of training.
 
     Raises:
         InputError: A wrong key or value; names the key.
     """
     arguments = dict(recipe.compile)
+    epochs = recipe.train.epochs
+    if hasattr(model, "stage_epochs"):  # each stage starts its schedule anew
+        epochs = max(model.stage_epochs(epochs))
     for name, table in recipe.compile.items():
         if isinstance(table, Mapping):
             key = f"compile.{name}"
             turns = model.optimizer_steps(name) if hasattr(model, "optimizer_steps") else 1
             steps = steps_per_epoch and steps_per_epoch * turns
-            arguments[name] = _optimizer(table, key, recipe.train.epochs, steps)
+            arguments[name] = _optimizer(table, key, epochs, steps)
     _call(model.compile, arguments, "compile")
 
 

@@ -98,6 +98,11 @@ def train(
             "`train.patience` needs a model with one validation loss: leave it out. "
             f"Received: {type(model).__name__}, which has {', '.join(model.loss_terms)}"
         )
+    if recipe.train.patience and len(model.stage_epochs(recipe.train.epochs)) > 1:
+        raise InputError(
+            "`train.patience` compares losses, which are not the same in each stage of training: "
+            f"leave it out. Received: {type(model).__name__}"
+        )
     if not resume:
         _remove_run(folder)
         atomic_write(folder / "recipe.toml", recipe.to_toml())

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from kerasunsup import layers, networks
 from kerasunsup.errors import InputError
-from kerasunsup.models import VAE, Autoencoder, UnsupervisedModel, verb
+from kerasunsup.models import VAE, Autoencoder, StackedAutoencoder, UnsupervisedModel, verb
 from kerasunsup.models.verbs import seed_rows
 
 SHAPE = (8, 8, 1)
@@ -34,6 +34,19 @@ def make_conv_autoencoder(**arguments):
     )
 
 
+def make_stacked_autoencoder(**arguments):
+    return StackedAutoencoder(
+        networks.dense_backbone(SHAPE, [32]),
+        networks.dense_decoder(4, SHAPE, [32]),
+        4,
+        layer_epochs=1,
+        corruption=layers.MaskingCorruption(0.2, seed=1),
+        value_range=(0, 1),
+        seed=1,
+        **arguments,
+    )
+
+
 def make_vae(**arguments):
     arguments = {"seed": 1, **arguments}
     return VAE(
@@ -48,7 +61,13 @@ def make_gaussian_vae(**arguments):
     return make_vae(likelihood="gaussian", **arguments)
 
 
-FAMILIES = [make_autoencoder, make_conv_autoencoder, make_vae, make_gaussian_vae]
+FAMILIES = [
+    make_autoencoder,
+    make_conv_autoencoder,
+    make_stacked_autoencoder,
+    make_vae,
+    make_gaussian_vae,
+]
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +108,7 @@ def test_config_is_a_fixed_point(make):
 
 @pytest.mark.parametrize("make", FAMILIES)
 def test_verbs_take_arrays_bytes_and_datasets(make, x):
-    model = fitted(make, x, epochs=1)
+    model = fitted(make, x)
     model.calibrate(x)
     for name in set(model.verbs) - {"generate", "decode"}:
         whole = getattr(model, name)(x)

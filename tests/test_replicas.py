@@ -16,6 +16,7 @@ from kerasunsup.models import (
     Classifier,
     PretrainFinetune,
     SimCLR,
+    StackedAutoencoder,
 )
 from kerasunsup.replicas import Noise
 
@@ -42,6 +43,12 @@ def autoencoder(**arguments):
     return Autoencoder(
         networks.dense_backbone(SHAPE, [16]), networks.dense_decoder(4, SHAPE, [16]), 4, **arguments
     )
+
+
+def stacked():
+    backbone, decoder = networks.dense_backbone(SHAPE, [16]), networks.dense_decoder(4, SHAPE, [16])
+    corruption = layers.GaussianCorruption(0.2, seed=2)
+    return StackedAutoencoder(backbone, decoder, 4, layer_epochs=1, corruption=corruption, seed=1)
 
 
 def gan(generator=networks.dcgan_generator, filters=(8, 4), labels=None, **arguments):
@@ -108,6 +115,7 @@ CASES = {
     "denoising": lambda: autoencoder(seed=1, corruption=layers.GaussianCorruption(0.5, seed=2)),
     "sparse": lambda: autoencoder(seed=1, sparsity=layers.KLSparsity(0.1)),
     "contractive": lambda: autoencoder(seed=1, contractive=0.1),
+    "stacked": stacked,
     "vae": lambda: vae(seed=1, binarization="dynamic"),
     "importance-weighted": lambda: vae(seed=1, importance_samples=3),
     "classifier": classifier,

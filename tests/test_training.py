@@ -41,6 +41,21 @@ RECIPE = {
 }
 
 
+STACKED_RECIPE = {
+    **RECIPE,
+    "family": "autoencoder",
+    "model": {
+        "class": "StackedAutoencoder",
+        "latent_dim": 2,
+        "layer_epochs": 2,
+        "backbone": {"builder": "dense_backbone", "units": [8]},
+        "decoder": {"builder": "dense_decoder", "units": [8]},
+        "corruption": {"builder": "GaussianCorruption", "level": 0.1},
+    },
+    "train": {"epochs": 7, "batch_size": 16, "seed": 3, "standardize": True},
+    "evaluate": {"protocols": ["mse"]},
+}
+
 GAN_RECIPE = {
     "name": "tiny_gan",
     "family": "gan",
@@ -128,6 +143,17 @@ def test_interrupted_equals_uninterrupted(after, whole, tmp_path, monkeypatch):
     assert resumed.model.steps_done == 36
 
 
+def test_training_in_stages_interrupted_equals_uninterrupted(tmp_path, monkeypatch):
+    straight = train(STACKED_RECIPE, tmp_path / "straight", verbose=0)
+    resumed = interrupted(STACKED_RECIPE, tmp_path / "run", 2, monkeypatch)  # between two stages
+    assert_same_model(straight.model, resumed.model)
+    assert resumed.history == straight.history and resumed.model.steps_done == 7 * 6
+    rate = straight.model.optimizer.learning_rate  # the schedule spans the longest stage
+    assert float(rate) == pytest.approx(0.0, abs=1e-8)
+    loaded = keras.saving.load_model(tmp_path / "straight" / "model.keras")
+    assert loaded.stage_epochs(1) == (1,)  # finished: it goes on end to end
+
+
 def test_an_interrupted_gan_equals_an_uninterrupted_one(tmp_path, monkeypatch):
     straight = train(GAN_RECIPE, tmp_path / "straight", verbose=0)
     resumed = interrupted(GAN_RECIPE, tmp_path / "run", 4, monkeypatch)
@@ -195,6 +221,8 @@ def test_one_class_recipes_train_on_that_class_only(tmp_path):
     ("recipe", "message"),
     [
         (changed(GAN_RECIPE, patience=3), "patience"),
+        (changed(STACKED_RECIPE, patience=3), "patience.*each stage"),
+        (changed(STACKED_RECIPE, epochs=3), "at least 4: layer_epochs=2 for each of 2 layers"),
         ({**GAN_RECIPE, "data": {"name": "digits", "seed": 7}}, "fcd_every.*same splits"),
     ],
 )

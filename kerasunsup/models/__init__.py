@@ -8,6 +8,7 @@ from kerasunsup.models.classifier import Classifier
 from kerasunsup.models.gan import GAN
 from kerasunsup.models.pretrain_finetune import PretrainFinetune
 from kerasunsup.models.simclr import SimCLR
+from kerasunsup.models.stacked_autoencoder import StackedAutoencoder
 from kerasunsup.models.vae import VAE
 from kerasunsup.models.verbs import verb
 
@@ -19,6 +20,7 @@ __all__ = [
     "Classifier",
     "PretrainFinetune",
     "SimCLR",
+    "StackedAutoencoder",
     "UnsupervisedModel",
     "verb",
 ]

@@ -36,6 +36,8 @@ class Autoencoder(UnsupervisedModel):
         backbone: Functional model, example -> features.
         decoder: Functional model, latent `(batch, latent_dim)` -> example.
         latent_dim: Number of latent dimensions.
+        latent_activation: Name of the activation of the latent: None, or "relu" for sparse codes
+            that are zero.
         loss: "mse", or "binary_crossentropy" where the decoder gives logits of values in [0, 1].
         corruption: A `kerasunsup.layers` corruption: the input of the encoder is corrupted while
             training and the clean example is the target (a denoising autoencoder).
@@ -66,6 +68,7 @@ class Autoencoder(UnsupervisedModel):
         decoder: keras.Model,
         latent_dim: int,
         *,
+        latent_activation: str | None = None,
         loss: str = "mse",
         corruption: layers.Layer | None = None,
         sparsity: layers.Layer | None = None,
@@ -92,6 +95,7 @@ class Autoencoder(UnsupervisedModel):
         self.backbone = backbone
         self.decoder = decoder
         self.latent_dim = latent_dim
+        self.latent_activation = latent_activation
         self.loss = loss
         self.corruption = corruption
         self.sparsity = sparsity
@@ -100,7 +104,7 @@ class Autoencoder(UnsupervisedModel):
 
         # Networks
         x = keras.Input(self.input_shape[1:], name="x")
-        latent = layers.Dense(latent_dim, name="latent")(backbone(x))
+        latent = layers.Dense(latent_dim, latent_activation, name="latent")(backbone(x))
         self.encoder = keras.Model(x, latent, name="encoder")
         self.check_decoder(decoder)
         self.anomaly = AnomalyThreshold(name="anomaly")
@@ -117,11 +121,7 @@ class Autoencoder(UnsupervisedModel):
     def losses(self, x: Any, training: bool) -> dict[str, Any]:
         seen = self.corruption(x, training=training) if self.corruption is not None else x
         latent = self.encoder(seen, training=training)
-        output = self.decoder(latent, training=training)
-        if self.loss == "mse":
-            reconstruction = squared_error(x, output)
-        else:
-            reconstruction = mean_over_features(bernoulli_negative_log_likelihood(x, output))
+        reconstruction = self.distance(x, self.decoder(latent, training=training))
         terms = {"loss": reconstruction, "reconstruction": reconstruction}
         if self.sparsity is not None:
             penalty = self.sparsity(latent)
@@ -134,6 +134,12 @@ class Autoencoder(UnsupervisedModel):
                 self.encoder, seen
             )
         return terms
+
+    def distance(self, x: Any, output: Any) -> Any:
+        """The reconstruction term of each example, `(batch,)`, from what the decoder gives."""
+        if self.loss == "mse":
+            return squared_error(x, output)
+        return mean_over_features(bernoulli_negative_log_likelihood(x, output))
 
     # After training
 

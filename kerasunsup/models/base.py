@@ -303,14 +303,18 @@ class UnsupervisedModel(Fitting):
             "clip_norm": self.clip_norm,
             "steps_per_execution": self.requested_steps_per_execution,
             "jit_compile": self.jit_steps,
-            "stage": {"number": self.stage, "steps_before": self._steps_before_stage},
+            "stage": {"number": self.stage, "steps_before": self._steps_before_stage}
+            if self._stage_begun
+            else None,
         }
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         config = dict(config)
-        stage = config.pop("stage", {"number": 0, "steps_before": 0})
-        self.stage, self._steps_before_stage = stage["number"], stage["steps_before"]
-        self.freeze_for(self.stage)
+        stage = config.pop("stage", None)
+        if stage:
+            self.stage, self._steps_before_stage = stage["number"], stage["steps_before"]
+            self._stage_begun = True
+            self.freeze_for(self.stage)
         optimizers = {
             name: keras.saving.deserialize_keras_object(value)
             for name, value in config.pop("optimizers").items()

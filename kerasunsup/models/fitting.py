@@ -26,6 +26,7 @@ class Fitting(keras.Model):
     least_batch: int = 1  # rows that a step needs
     stage: int = 0  # of training, counted from 0
     health: tuple[str, ...] = ()  # what was wrong at the end of the last epoch, in sentences
+    _stage_begun: bool = False
     _steps_before_stage: int = 0
     _resident_data: Any = None
     _plan: resident.Plan | None = None
@@ -213,7 +214,7 @@ class Fitting(keras.Model):
         """
         steps_before = self.steps_done
         changed = stage != self.stage
-        self.stage = stage
+        self.stage, self._stage_begun = stage, True
         self.freeze_for(stage)
         if changed or self.optimizers_outdated:
             self._steps_before_stage = steps_before
