@@ -7,5 +7,6 @@ from kerasunsup.models.classifier import Classifier
 from kerasunsup.models.gan import GAN
 from kerasunsup.models.vae import VAE
 from kerasunsup.models.verbs import verb
+from kerasunsup.models.vqvae import VQVAE
 
-__all__ = ["GAN", "VAE", "Autoencoder", "Classifier", "UnsupervisedModel", "verb"]
+__all__ = ["GAN", "VAE", "VQVAE", "Autoencoder", "Classifier", "UnsupervisedModel", "verb"]

@@ -102,7 +102,7 @@ class Autoencoder(UnsupervisedModel):
         x = keras.Input(self.input_shape[1:], name="x")
         latent = layers.Dense(latent_dim, name="latent")(backbone(x))
         self.encoder = keras.Model(x, latent, name="encoder")
-        self.check_decoder(decoder)
+        self.check_decoder(decoder, (latent_dim,))
         self.anomaly = AnomalyThreshold(name="anomaly")
         self.density: GaussianMixture | None = None
         if density_components:
