@@ -199,7 +199,7 @@ def _optimizer(
         )
     if not isinstance(warmup_epochs, int | float) or not 0 <= warmup_epochs < epochs:
         raise InputError(
-            f"`{key}.warmup_epochs` must be from 0 to below the {epochs} epochs of training. "
+            f"`{key}.warmup_epochs` must be from 0 to below the {epochs} epochs it is for. "
             f"Received: {warmup_epochs!r}"
         )
     if schedule == "cosine" and steps_per_epoch:

@@ -60,9 +60,7 @@ class Codebook(keras.layers.Layer):
         self.vectors = self.add_weight(
             shape=(codes, code_dim), initializer="uniform", trainable=False, name="vectors"
         )
-        self.use = self.add_weight(
-            shape=(codes,), initializer="zeros", trainable=False, name="use"
-        )
+        self.use = self.add_weight(shape=(codes,), initializer="zeros", trainable=False, name="use")
         self.built = True
 
     @property
@@ -102,7 +100,8 @@ class Codebook(keras.layers.Layer):
         self.use.assign(ops.where(idle, mean, self.use))
 
     def _move(self, flat: Any, codes: Any) -> None:
-        counts = all_sum(tf.math.unsorted_segment_sum(ops.ones_like(codes, "float32"), codes, self.codes))
+        ones = ops.ones_like(codes, "float32")
+        counts = all_sum(tf.math.unsorted_segment_sum(ones, codes, self.codes))
         sums = all_sum(tf.math.unsorted_segment_sum(flat, codes, self.codes))
         use = self.decay * self.use + (1.0 - self.decay) * counts
         pull = (1.0 - self.decay) * (sums - counts[:, None] * self.vectors)

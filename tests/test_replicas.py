@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from kerasunsup import layers, networks
-from kerasunsup.models import GAN, VAE, Autoencoder, Classifier
+from kerasunsup.models import GAN, VAE, VQVAE, Autoencoder, Classifier
 from kerasunsup.replicas import Noise
 
 SHAPE = (8, 8, 1)
@@ -83,6 +83,25 @@ def classifier():
     return Classifier(backbone, 3, augmentation=layers.CropAndFlip(1, seed=2), seed=1)
 
 
+def vq_vae():
+    prior = networks.code_transformer(8, (4, 4), 8, 1, 2)
+    return VQVAE(
+        networks.grid_backbone(SHAPE, [4], 1), networks.grid_decoder(3, SHAPE, [4, 4], 1), 8, 3,
+        restart=0.9, prior=prior, prior_epochs=1, seed=1,
+    )  # fmt: skip
+
+
+def dense_vq_vae():
+    example, latent = keras.Input(SHAPE), keras.Input((2, 2, 3))
+    features = keras.layers.Dense(16)(keras.layers.Flatten()(example))
+    output = keras.layers.Dense(64)(keras.layers.Flatten()(latent))
+    return VQVAE(
+        keras.Model(example, keras.layers.Reshape((2, 2, 4))(features)),
+        keras.Model(latent, keras.layers.Reshape(SHAPE)(output)), 8, 3, restart=0.9,
+        prior=networks.code_transformer(8, (2, 2), 8, 1, 2), prior_epochs=1, seed=1,
+    )  # fmt: skip
+
+
 CASES = {
     "autoencoder": lambda: autoencoder(seed=1),
     "denoising": lambda: autoencoder(seed=1, corruption=layers.GaussianCorruption(0.5, seed=2)),
@@ -96,6 +115,8 @@ CASES = {
     "wgan-gp": wgan_gp,
     "residual gan": residual_gan,
     "conditional gan": conditional_gan,
+    "vq-vae": vq_vae,
+    "dense vq-vae": dense_vq_vae,
 }
 
 
@@ -117,7 +138,7 @@ def assert_equal(one, two):
         np.testing.assert_allclose(values, second[name], rtol=1e-4, err_msg=name)
 
 
-CONVOLUTIONAL = ("classifier", "dcgan", "wgan-gp", "residual gan", "conditional gan")
+CONVOLUTIONAL = ("classifier", "dcgan", "wgan-gp", "residual gan", "conditional gan", "vq-vae")
 
 
 @pytest.mark.parametrize("case", CASES)

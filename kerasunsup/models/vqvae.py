@@ -128,7 +128,7 @@ class VQVAE(UnsupervisedModel):
         # Networks
         self.grid = _grid_of(backbone)
         x = keras.Input(self.input_shape[1:], name="x")
-        latent = layers.Conv2D(code_dim, 1, name="latent")(backbone(x))
+        latent = layers.Dense(code_dim, name="latent")(backbone(x))
         self.encoder = keras.Model(x, latent, name="encoder")
         self.check_decoder(decoder, (*self.grid, code_dim))
         self._check_prior()
@@ -234,7 +234,7 @@ class VQVAE(UnsupervisedModel):
     def _steps_of_stage(self) -> int:
         return int(getattr(self, OPTIMIZERS[self.stage]).iterations.numpy())
 
-    def compile(  # type: ignore[override]
+    def compile(
         self,
         optimizer: Any = "adam",
         prior_optimizer: Any = "adam",
