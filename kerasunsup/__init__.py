@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from kerasunsup.export import export as export
     from kerasunsup.models import GAN as GAN
     from kerasunsup.models import VAE as VAE
+    from kerasunsup.models import VQVAE as VQVAE
     from kerasunsup.models import Autoencoder as Autoencoder
     from kerasunsup.models import BarlowTwins as BarlowTwins
     from kerasunsup.models import Classifier as Classifier
@@ -37,6 +38,7 @@ _MEMBERS = {
     "StackedAutoencoder": "models",
     "UnsupervisedModel": "models",
     "VAE": "models",
+    "VQVAE": "models",
     "evaluate": "evaluation",
     "train": "training",
 }
@@ -44,6 +46,7 @@ _MEMBERS = {
 __all__ = [
     "GAN",
     "VAE",
+    "VQVAE",
     "Autoencoder",
     "BarlowTwins",
     "Classifier",

@@ -116,6 +116,47 @@ def pca_reconstruction(data: Dataset, dimension: int) -> dict[str, float]:
     return cached(data, f"reconstruction of test by PCA-{dimension} of train, clamped", compute)
 
 
+def pca_bits_reconstruction(data: Dataset, bits: int) -> dict[str, float]:
+    """As `pca_reconstruction`, of principal components that are stored in `bits` bits in all.
+
+    Transform coding (Gersho & Gray 1992, sections 8.3 and 6.4): each bit goes to the component
+    with the largest variance left, of which it leaves a quarter; a component of b bits is rounded
+    to the nearest of 2^b levels, which Lloyd's algorithm fits to the train split.
+    """
+
+    def compute() -> dict[str, float]:
+        train, x = features(data, "train"), features(data, "test")
+        pca = fit_pca(train, min(bits, *train.shape))
+        left, spent = pca.explained_variance_.astype("float64"), np.zeros(pca.n_components_, int)
+        for _ in range(bits):
+            best = int(left.argmax())
+            spent[best] += 1
+            left[best] /= 4
+        components, seen = pca.transform(train), pca.transform(x)
+        for i, count in enumerate(spent):
+            levels = lloyd_max(components[:, i], 2**count)
+            seen[:, i] = levels[nearest_level(levels, seen[:, i])]
+        errors = reconstruction.squared_errors(x, clamped(pca.inverse_transform(seen), data))
+        return _summary(errors, data)
+
+    return cached(data, f"reconstruction of test by PCA of train in {bits} bits, clamped", compute)
+
+
+def lloyd_max(values: np.ndarray, count: int, iterations: int = 50) -> np.ndarray:
+    """Sorted levels `(count,)` to which `values`, `(n,)`, are rounded with least squared error."""
+    levels = np.quantile(values, (np.arange(count) + 0.5) / count)
+    for _ in range(iterations):
+        place = nearest_level(levels, values)
+        total, sums = np.bincount(place, minlength=count), np.bincount(place, values, count)
+        levels = np.where(total > 0, sums / np.maximum(total, 1), levels)
+    return levels
+
+
+def nearest_level(levels: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Place of the nearest of sorted `levels` for each value."""
+    return np.searchsorted((levels[1:] + levels[:-1]) / 2, values)
+
+
 def clamped(output: np.ndarray, data: Dataset) -> np.ndarray:
     """`output` cut to the value range, where there is one."""
     return output if data.value_range is None else np.clip(output, *data.value_range)

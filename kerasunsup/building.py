@@ -39,7 +39,7 @@ def create_model(
         "input_shape": tuple(input_shape),
         "output_shape": tuple(input_shape),
         "latent_dim": recipe.model.arguments.get("latent_dim"),
-        "labels": recipe.model.arguments.get("labels"),
+        **{name: recipe.model.arguments.get(name) for name in ("labels", "codes", "code_dim")},
     }
     arguments = {
         "value_range": value_range,
@@ -76,15 +76,14 @@ def compile_model(model: keras.Model, recipe: Recipe, steps_per_epoch: int | Non
         InputError: A wrong key or value; names the key.
     """
     arguments = dict(recipe.compile)
-    epochs = recipe.train.epochs
-    if hasattr(model, "stage_epochs"):  # each stage starts its schedule anew
-        epochs = max(model.stage_epochs(epochs))
     for name, table in recipe.compile.items():
         if isinstance(table, Mapping):
-            key = f"compile.{name}"
-            turns = model.optimizer_steps(name) if hasattr(model, "optimizer_steps") else 1
+            turns, epochs = 1, recipe.train.epochs
+            if hasattr(model, "optimizer_steps"):
+                turns = model.optimizer_steps(name)
+                epochs = model.optimizer_epochs(name, epochs)
             steps = steps_per_epoch and steps_per_epoch * turns
-            arguments[name] = _optimizer(table, key, epochs, steps)
+            arguments[name] = _optimizer(table, f"compile.{name}", epochs, steps)
     _call(model.compile, arguments, "compile")
 
 
@@ -228,7 +227,7 @@ def _optimizer(
         )
     if not isinstance(warmup_epochs, int | float) or not 0 <= warmup_epochs < epochs:
         raise InputError(
-            f"`{key}.warmup_epochs` must be from 0 to below train.epochs ({epochs}). "
+            f"`{key}.warmup_epochs` must be from 0 to below the {epochs} epochs it is for. "
             f"Received: {warmup_epochs!r}"
         )
     if schedule == "cosine" and steps_per_epoch:

@@ -57,6 +57,7 @@ class Checkpoint(keras.callbacks.Callback):
         self._cost = 0.0
         self._restored: dict[str, Any] = {}
         self._last_good: list[np.ndarray] = []
+        self._last_compile: dict[str, Any] = {}
 
     def restore(self, model: keras.Model) -> None:
         """Loads the checkpoint into a model built by the same recipe.
@@ -88,6 +89,8 @@ class Checkpoint(keras.callbacks.Callback):
         if not self.epoch:
             return "nothing was kept, no epoch had ended."
         if self.saved_epoch < self.epoch:
+            if self.model.stage != self._last_compile["stage"]["number"]:
+                self.model.compile_from_config(self._last_compile)
             for variable, value in zip(self.model.training_state, self._last_good, strict=True):
                 variable.assign(value)
             self._save()
@@ -113,6 +116,7 @@ class Checkpoint(keras.callbacks.Callback):
             for name, value in (logs or {}).items()
         }
         self._last_good, self.history, self.epoch = good, history, epoch + 1
+        self._last_compile = self.model.get_compile_config()
         self.stopped_early = self.model.stop_training
         last = self.stopped_early or self.epoch == self.params["epochs"]
         if last or time.time() - self._saved_at > self._cost / LARGEST_SHARE_OF_TIME:
@@ -204,6 +208,8 @@ class Pictures(keras.callbacks.Callback):
 class FrechetDistance(keras.callbacks.Callback):
     """Measures samples every few epochs: `fcd_relative` of 2,000, against validation examples.
 
+    Left out as long as the model cannot generate, in a first stage of training for example.
+
     Args:
         file: CSV with a row for each measurement; a resumed run goes on with it.
         data: Images, for which the zoo must have a classifier.
@@ -228,7 +234,7 @@ class FrechetDistance(keras.callbacks.Callback):
         self.real = self.images(next(split_batches(data, "validation"))[:FCD_SAMPLES])
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        if (epoch + 1) % self.every:
+        if (epoch + 1) % self.every or not self._ready():
             return
         count = len(self.real)
         drawn = self.images(self.model.generate(count, seed=0)["samples"])
@@ -240,6 +246,13 @@ class FrechetDistance(keras.callbacks.Callback):
         rows = [rows[0], *kept, f"{epoch + 1},{value:.6g}"]
         atomic_write(self.file, "\n".join(rows) + "\n")
         print(f"\nEpoch {epoch + 1}: {name} {value:.4g}")
+
+    def _ready(self) -> bool:
+        try:
+            self.model.check_ready("generate")
+        except InputError:
+            return False
+        return True
 
 
 def _as_csv(history: dict[str, list[float]]) -> str:

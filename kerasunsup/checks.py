@@ -69,6 +69,27 @@ def check_array(
     return array
 
 
+def check_whole_numbers(
+    x: Any,
+    *,
+    shape: tuple[int | None, ...],
+    value_range: tuple[float, float] | None = None,
+    name: str,
+) -> np.ndarray:
+    """Returns `x` as int32, or says what is wrong with it; arguments as in `check_array`.
+
+    Raises:
+        InputError: As `check_array`, or not whole numbers.
+    """
+    array = check_array(x, shape=shape, name=name)
+    if array.dtype.kind == "f" and (array != np.rint(array)).any():
+        raise InputError(
+            f"`{name}` must be whole numbers. Received: dtype {array.dtype} with fractions"
+        )
+    wide = array.astype("int64")
+    return check_array(wide, value_range=value_range, name=name).astype("int32")
+
+
 def check_labels(labels: Any, classes: int, name: str = "y") -> np.ndarray:
     """Returns one class or an array of classes as int32.
 

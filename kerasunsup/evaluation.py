@@ -194,11 +194,13 @@ class Subject:
     # The model
 
     def has(self, name: str) -> bool:
-        """Whether the model has this verb, or the Keras model this method."""
+        """Whether the model has this verb, or the Keras model this method or property."""
         if name in self.model.verbs:
             return True
-        is_verb = hasattr(getattr(type(self.keras_model), name, None), "argument")
-        return not is_verb and callable(getattr(self.keras_model, name, None))
+        member = getattr(type(self.keras_model), name, None)
+        return isinstance(member, property) or (
+            not hasattr(member, "argument") and callable(getattr(self.keras_model, name, None))
+        )
 
     @property
     def binarized(self) -> bool:

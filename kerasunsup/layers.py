@@ -245,5 +245,18 @@ def standard_normal_rows(seed: Any, dimensions: int) -> Any:
     )
 
 
+def gumbel_rows(seed: Any, shape: tuple[int, ...]) -> Any:
+    """Gumbel draws `(batch, *shape)`, each row from its own (seed, index).
+
+    The argmax of logits + such draws is a draw from their softmax (Gumbel 1954).
+    """
+
+    def one(row: Any) -> Any:
+        uniform = tf.random.stateless_uniform(shape, row, alg="philox")
+        return -ops.log(-ops.log(ops.maximum(uniform, 1e-37)))
+
+    return tf.map_fn(one, seed, fn_output_signature=tf.TensorSpec(shape))
+
+
 def _nan(shape: Any, dtype: Any = None) -> Any:
     return ops.full(shape, np.nan, dtype=dtype)

@@ -87,6 +87,25 @@ def every_nth(x: Any, n: int, first: int) -> Any:
     return x[(first - start) % n :: n]
 
 
+def pick_rows(x: Any, places: Any) -> Any:
+    """Rows of the global batch, the same ones on every replica.
+
+    Args:
+        x: This replica's rows, `(local batch, values)`.
+        places: Where in the global batch, `(n,)` in [0, 1).
+
+    Returns:
+        `(n, values)`.
+    """
+    here = ops.shape(x)[0]
+    start, _ = _span(here)
+    total = all_sum(here)
+    rows = tf.cast(places * tf.cast(total, tf.float32), tf.int32)
+    local = tf.minimum(rows, total - 1) - start
+    nothing = tf.pad(x, [[0, 1], [0, 0]])  # its last row stands for those of other replicas
+    return all_sum(tf.gather(nothing, tf.where((local >= 0) & (local < here), local, here)))
+
+
 class Noise(keras.random.SeedGenerator):
     """Noise by position: row i of the global batch gets draw i, however the batch is split.
 
@@ -113,16 +132,11 @@ class Noise(keras.random.SeedGenerator):
             stream: Tells draws apart that one evaluation step needs.
         """
         start, stop = _span(batch)
-        bits = tf.random.stateless_uniform(
-            (stop, *shape),
-            self._stream(training, stream),
-            minval=None,
-            maxval=None,
-            dtype=tf.uint32,
-            alg="philox",
-        )
-        bits = tf.bitwise.right_shift(bits[start:], tf.constant(9, tf.uint32))
-        return (tf.cast(bits, tf.float32) + 0.5) * 2.0**-23
+        return _uniform((stop, *shape), self._stream(training, stream))[start:]
+
+    def shared(self, shape: tuple[int, ...]) -> Any:
+        """Uniform draws in (0, 1) that belong to no row: the same on every replica."""
+        return _uniform(shape, self._stream(training=True, stream=0))
 
     def normal(self, batch: Any, shape: tuple[int, ...] = (), training: bool = True) -> Any:
         """Standard normal draws, `(batch, *shape)`; see `uniform`."""
@@ -132,6 +146,14 @@ class Noise(keras.random.SeedGenerator):
         if not training:
             return tf.constant([_EVALUATION_STREAM, stream], tf.int32)
         return tf.cast(tf.math.floormod(self.next(), 2**31 - 2), tf.int32)
+
+
+def _uniform(shape: tuple[Any, ...], stream: Any) -> Any:
+    bits = tf.random.stateless_uniform(
+        shape, stream, minval=None, maxval=None, dtype=tf.uint32, alg="philox"
+    )
+    bits = tf.bitwise.right_shift(bits, tf.constant(9, tf.uint32))
+    return (tf.cast(bits, tf.float32) + 0.5) * 2.0**-23
 
 
 def _span(batch: Any) -> tuple[Any, Any]:

@@ -93,10 +93,12 @@ def train(
     with chosen.scope():
         model = create_model(recipe, data.input_shape, data.value_range, steps, data.class_names)
     model.adapt(data.batched("train", recipe.train.batch_size))
-    if recipe.train.patience and "loss" not in model.loss_terms:
+    stages = len(model.stage_epochs(recipe.train.epochs))
+    if recipe.train.patience and (stages > 1 or "loss" not in model.loss_terms):
         raise InputError(
             "`train.patience` needs a model with one validation loss: leave it out. "
-            f"Received: {type(model).__name__}, which has {', '.join(model.loss_terms)}"
+            f"Received: {type(model).__name__}, which has {', '.join(model.loss_terms)} "
+            f"in {stages} stages of training"
         )
     if recipe.train.patience and len(model.stage_epochs(recipe.train.epochs)) > 1:
         raise InputError(

@@ -31,7 +31,7 @@ def test_an_entry_loads_serves_and_goes_on_training(name):
     for verb in card.verbs:
         given = {"generate": 4}.get(verb, x)
         if verb == "decode":
-            given = model.encode(x)["latent"]
+            given = model.encode(x)[served.decode.argument]
         label = [0, 1, 2, 1] if served.verb(verb).classes else None
         answer = getattr(served, verb)(given, label=label)
         for output, value in getattr(model, verb)(given, label=label).items():

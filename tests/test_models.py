@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from kerasunsup import layers, networks
 from kerasunsup.errors import InputError
-from kerasunsup.models import VAE, Autoencoder, StackedAutoencoder, UnsupervisedModel, verb
+from kerasunsup.models import VAE, VQVAE, Autoencoder, StackedAutoencoder, UnsupervisedModel, verb
 from kerasunsup.models.verbs import seed_rows
 
 SHAPE = (8, 8, 1)
@@ -61,12 +61,25 @@ def make_gaussian_vae(**arguments):
     return make_vae(likelihood="gaussian", **arguments)
 
 
+def make_vq_vae(**arguments):
+    return VQVAE(
+        networks.grid_backbone(SHAPE, [8], 1),
+        networks.grid_decoder(4, SHAPE, [8, 8], 1),
+        16,
+        4,
+        value_range=(0, 1),
+        seed=1,
+        **arguments,
+    )
+
+
 FAMILIES = [
     make_autoencoder,
     make_conv_autoencoder,
     make_stacked_autoencoder,
     make_vae,
     make_gaussian_vae,
+    make_vq_vae,
 ]
 
 
@@ -119,7 +132,7 @@ def test_verbs_take_arrays_bytes_and_datasets(make, x):
             assert len(values) == len(x)
             for other in (batched, stream, single):
                 np.testing.assert_allclose(other[output], values, rtol=1e-4, atol=1e-5)
-    latent = model.encode(x)["latent"]
+    latent = model.encode(x)[model.decode.argument]
     np.testing.assert_allclose(
         model.decode(latent)["reconstruction"], model.reconstruct(x)["reconstruction"], atol=1e-5
     )

@@ -245,7 +245,7 @@ def test_strategy_scope(recipe: Recipe) -> None:
         ("compile.optimizer.name=Adum", "`compile.optimizer.name` must be a Keras optimiser. Did"),
         ("compile.optimizer.lr=1", "`compile.optimizer.lr` is no argument of Adam"),
         ("compile.optimizer.schedule=step", '`compile.optimizer.schedule` must be "constant" or'),
-        ("compile.optimizer.warmup_epochs=4", "must be from 0 to below train.epochs (4)"),
+        ("compile.optimizer.warmup_epochs=4", "must be from 0 to below the 4 epochs"),
         ("compile.jit=true", "`compile.jit` is no argument of compile"),
         ("modules=[nowhere]", "`modules` must be an array"),
         ("modules=['nowhere']", "must name importable Python modules"),

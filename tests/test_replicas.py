@@ -11,6 +11,7 @@ from kerasunsup import augmentation, layers, networks
 from kerasunsup.models import (
     GAN,
     VAE,
+    VQVAE,
     Autoencoder,
     BarlowTwins,
     Classifier,
@@ -110,6 +111,25 @@ def finetuned(strategy):
     return PretrainFinetune(backbone, 3, strategy=strategy, augmentation=views, seed=1)
 
 
+def vq_vae():
+    prior = networks.code_transformer(8, (4, 4), 8, 1, 2)
+    return VQVAE(
+        networks.grid_backbone(SHAPE, [4], 1), networks.grid_decoder(3, SHAPE, [4, 4], 1), 8, 3,
+        restart=0.9, prior=prior, prior_epochs=1, seed=1,
+    )  # fmt: skip
+
+
+def dense_vq_vae():
+    example, latent = keras.Input(SHAPE), keras.Input((2, 2, 3))
+    features = keras.layers.Dense(16)(keras.layers.Flatten()(example))
+    output = keras.layers.Dense(64)(keras.layers.Flatten()(latent))
+    return VQVAE(
+        keras.Model(example, keras.layers.Reshape((2, 2, 4))(features)),
+        keras.Model(latent, keras.layers.Reshape(SHAPE)(output)), 8, 3, restart=0.9,
+        prior=networks.code_transformer(8, (2, 2), 8, 1, 2), prior_epochs=1, seed=1,
+    )  # fmt: skip
+
+
 CASES = {
     "autoencoder": lambda: autoencoder(seed=1),
     "denoising": lambda: autoencoder(seed=1, corruption=layers.GaussianCorruption(0.5, seed=2)),
@@ -128,6 +148,8 @@ CASES = {
     "wgan-gp": wgan_gp,
     "residual gan": residual_gan,
     "conditional gan": conditional_gan,
+    "vq-vae": vq_vae,
+    "dense vq-vae": dense_vq_vae,
 }
 
 
@@ -160,6 +182,7 @@ CONVOLUTIONAL = (
     "wgan-gp",
     "residual gan",
     "conditional gan",
+    "vq-vae",
 )
 
 

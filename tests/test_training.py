@@ -17,10 +17,10 @@ import tensorflow as tf
 
 import kerasunsup
 from kerasunsup import data as datasets
-from kerasunsup.callbacks import Checkpoint
+from kerasunsup.callbacks import Checkpoint, StopOnBadLoss
 from kerasunsup.errors import InputError, TrainingError
 from kerasunsup.export import ServedModel
-from kerasunsup.models import VAE
+from kerasunsup.models import VAE, Autoencoder
 from kerasunsup.training import choose_strategy, train
 
 RECIPE = {
@@ -166,6 +166,49 @@ def test_an_interrupted_gan_equals_an_uninterrupted_one(tmp_path, monkeypatch):
     assert [row.split(",")[0] for row in measured[0].splitlines()] == ["epoch", "2", "4", "6"]
     rate = straight.model.discriminator_optimizer.learning_rate
     assert float(rate) == pytest.approx(0.0, abs=1e-8)  # its schedule counts its own steps
+
+
+@keras.saving.register_keras_serializable("tests")
+class Halves(Autoencoder):
+    """The whole network in the first half of a training, its decoder in the second."""
+
+    def stage_epochs(self, epochs):
+        return epochs // 2, epochs - epochs // 2
+
+    def freeze_for(self, stage):
+        self.encoder.trainable = stage == 0
+
+
+STAGES_RECIPE = {
+    **RECIPE,
+    "model": {
+        "class": "tests>Halves",
+        "latent_dim": 2,
+        "backbone": {"builder": "dense_backbone", "units": [8]},
+        "decoder": {"builder": "dense_decoder", "units": [8]},
+    },
+    "train": {"epochs": 6, "batch_size": 16, "seed": 3, "standardize": True},
+}
+
+
+def test_a_run_stopped_within_the_first_epoch_of_a_stage_goes_on(tmp_path, monkeypatch):
+    """What is kept then is the state before the stage began, of other optimisers."""
+    straight = train(STAGES_RECIPE, tmp_path / "straight", verbose=0)
+    assert len(straight.model.optimizer.variables) < 2 * len(straight.model.weights)
+    assert straight.model.steps_done == 36 and straight.model.optimizer.iterations.numpy() == 18
+
+    def interrupt(self, batch, logs=None):
+        if self.checkpoint.epoch == 3:
+            assert self.model.stage == 1 and self.checkpoint.saved_epoch < 3
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StopOnBadLoss, "on_train_batch_end", interrupt)
+        with pytest.raises(TrainingError, match="after epoch 3"):
+            train(STAGES_RECIPE, tmp_path / "run", verbose=0)
+    resumed = train(STAGES_RECIPE, tmp_path / "run", resume=True, verbose=0)
+    assert_same_model(straight.model, resumed.model)
+    assert resumed.history == straight.history
 
 
 def test_early_stopping_keeps_the_best_weights_and_survives_an_interruption(tmp_path, monkeypatch):

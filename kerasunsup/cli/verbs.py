@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 # Every verb of `models.verbs.VOCABULARY` that a family has (read here without TensorFlow).
 INPUT_VERBS = {
     "encode": "Examples to latents.",
-    "decode": "Latents to examples.",
+    "decode": "Latents, or codes, to examples.",
     "reconstruct": "Examples to their reconstructions.",
     "score": "Examples to anomaly scores: higher is stranger.",
     "classify": "Examples to the likeliest class, its name and all probabilities.",
     "predict": "Examples to the values of a regression.",
 }
 OUTPUTS = {  # in this order: a SavedModel does not keep one
-    "encode": ("latent", "log_variance"),
+    "encode": ("latent", "log_variance", "codes"),
     "decode": ("reconstruction",),
     "reconstruct": ("reconstruction",),
     "generate": ("samples",),

@@ -11,10 +11,12 @@ from kerasunsup.models.simclr import SimCLR
 from kerasunsup.models.stacked_autoencoder import StackedAutoencoder
 from kerasunsup.models.vae import VAE
 from kerasunsup.models.verbs import verb
+from kerasunsup.models.vqvae import VQVAE
 
 __all__ = [
     "GAN",
     "VAE",
+    "VQVAE",
     "Autoencoder",
     "BarlowTwins",
     "Classifier",

@@ -106,7 +106,7 @@ class Autoencoder(UnsupervisedModel):
         x = keras.Input(self.input_shape[1:], name="x")
         latent = layers.Dense(latent_dim, latent_activation, name="latent")(backbone(x))
         self.encoder = keras.Model(x, latent, name="encoder")
-        self.check_decoder(decoder)
+        self.check_decoder(decoder, (latent_dim,))
         self.anomaly = AnomalyThreshold(name="anomaly")
         self.density: GaussianMixture | None = None
         if density_components:

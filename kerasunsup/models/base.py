@@ -96,9 +96,9 @@ class UnsupervisedModel(Fitting):
             return x
         return x * ops.sqrt(self.normalization.variance) + self.normalization.mean
 
-    def check_decoder(self, decoder: keras.Model) -> None:
+    def check_decoder(self, decoder: keras.Model, latent_shape: tuple[int, ...]) -> None:
         """Raises unless `decoder` maps a latent to the shape of an example."""
-        wanted = ((None, self.latent_dim), self.input_shape)
+        wanted = ((None, *latent_shape), self.input_shape)
         if (decoder.input_shape, decoder.output_shape) != wanted:
             raise InputError(
                 f"`decoder` must map {wanted[0]} to {wanted[1]}. "
@@ -207,6 +207,10 @@ class UnsupervisedModel(Fitting):
     def optimizer_steps(self, name: str) -> int:
         """Steps of an optimiser in one training step: the unit of its schedule."""
         return 1
+
+    def optimizer_epochs(self, name: str, epochs: int) -> int:
+        """Epochs of a training of `epochs` that an optimiser steps in: those of its schedule."""
+        return max(self.stage_epochs(epochs))
 
     def compile(
         self,
@@ -392,6 +396,12 @@ class UnsupervisedModel(Fitting):
         if argument == "latent":
             return tf.TensorSpec((None, self.latent_dim), tf.float32, name="latent")
         raise InputError(f"A verb takes `x`, `latent`, `seed` or `label`. Received: {argument!r}")
+
+    def limits_of(self, argument: str) -> tuple[float, float] | None:
+        """Smallest and largest value of a verb's argument, None where it has none."""
+        if argument == "label" and self.labels is not None:
+            return 0, self.labels - 1
+        return self.value_range if argument == "x" else None
 
     def check_ready(self, name: str) -> None:
         """Raises if verb `name` needs something that is not there yet."""

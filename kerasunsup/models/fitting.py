@@ -95,7 +95,7 @@ class Fitting(keras.Model):
                 **kwargs,
             )
         finally:
-            self._resident_data = None
+            self._resident_data = self.train_function = None
 
     def prepare(self, x: Any, name: str) -> np.ndarray:
         """Checks an array for training; families that transform data once do it here."""

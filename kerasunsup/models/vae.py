@@ -134,7 +134,7 @@ class VAE(UnsupervisedModel):
         mean = layers.Dense(latent_dim, name="mean")(features)
         log_variance = layers.Dense(latent_dim, name="log_variance")(features)
         self.encoder = keras.Model(x, [mean, log_variance], name="encoder")
-        self.check_decoder(decoder)
+        self.check_decoder(decoder, (latent_dim,))
         if likelihood == "gaussian":
             self.log_sigma = self.add_weight(
                 shape=(),

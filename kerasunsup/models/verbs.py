@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 import tensorflow as tf
 
-from kerasunsup.checks import check_array, check_labels
+from kerasunsup.checks import check_array, check_labels, check_whole_numbers
 from kerasunsup.errors import InputError
 
 if TYPE_CHECKING:
@@ -34,7 +34,8 @@ class verb:  # a decorator, named like one
     """Makes a verb of a graph method `method(self, x) -> dict of tensors`.
 
     The name of the method's argument says what it takes: `x` (examples, already scaled as the
-    networks want them), `latent`, or `seed` (int32 `(batch, 2)`: seed and index of each sample).
+    networks want them), `latent`, `codes` (whole numbers), or `seed` (int32 `(batch, 2)`: seed and
+    index of each sample).
     A second argument `label` (int32 `(batch,)`) is there for models that condition on classes.
     On an instance the verb takes arrays or a batched tf.data.Dataset, checks them, runs them in
     batches through one compiled function and returns a dict of named NumPy arrays:
@@ -91,10 +92,12 @@ class BoundVerb:
         return [self.model.input_spec_of(name) for name in names]
 
     def __call__(self, x: Any, batch_size: int = 256, label: Any = None) -> dict[str, np.ndarray]:
-        shape = tuple(self.model.input_spec_of(self.argument).shape[1:])
-        value_range = self.model.value_range if self.argument == "x" else None
+        spec = self.model.input_spec_of(self.argument)
+        shape = tuple(spec.shape[1:])
+        check = check_whole_numbers if spec.dtype.is_integer else check_array
+        limits = self.model.limits_of(self.argument)
         checked = (
-            check_array(batch, shape=shape, value_range=value_range, name=self.argument)
+            check(batch, shape=shape, value_range=limits, name=self.argument)
             for batch in batches(x, batch_size, len(shape))
         )
         return self._run(checked, label)

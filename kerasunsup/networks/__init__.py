@@ -1,8 +1,8 @@
 """Networks that every family shares: plain functional Keras models.
 
 A backbone maps an example to features, a decoder a latent to an example, a generator a latent (and
-a class) to a sample, a discriminator an example (and a class) to a logit. Any functional Keras
-model with these inputs and outputs takes their place.
+a class) to a sample, a discriminator an example (and a class) to a logit, a prior codes to the
+logits of the next ones. Any functional Keras model with these inputs and outputs takes their place.
 """
 
 from kerasunsup.networks.adversarial import (
@@ -21,9 +21,12 @@ from kerasunsup.networks.encoding import (
     dense_decoder,
     vgg_backbone,
 )
+from kerasunsup.networks.grid import grid_backbone, grid_decoder
+from kerasunsup.networks.prior import code_transformer
 
 __all__ = [
     "GatedDense",
+    "code_transformer",
     "conv_backbone",
     "conv_decoder",
     "dcgan_discriminator",
@@ -32,6 +35,8 @@ __all__ = [
     "dense_decoder",
     "dense_discriminator",
     "dense_generator",
+    "grid_backbone",
+    "grid_decoder",
     "residual_discriminator",
     "residual_generator",
     "vgg_backbone",

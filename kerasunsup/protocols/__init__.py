@@ -30,7 +30,7 @@ class Protocol:
     Attributes:
         example: A name that matches, for messages.
         measure: "module:function" of a function (subject, match of the name) -> Metric.
-        needs: Verbs of the model, or methods of the Keras model, that it calls.
+        needs: Verbs of the model, or members of the Keras model, that it uses.
         obstacle: (subject) -> why the data do not fit, "" if they do.
         default: (subject) -> the name under which it is measured unasked, "" for never.
         table: README table of a data set that its values stand in, "" for the main one.
@@ -190,6 +190,21 @@ PROTOCOLS: dict[str, Protocol] = {
         f"{_HERE}.likelihood:measure_active_units",
         ("encode", "evidence"),
         default=lambda subject: "active_units",
+    ),
+    r"perplexity(?P<share>_share)?": Protocol(
+        "perplexity",
+        f"{_HERE}.codes:measure_perplexity",
+        ("encode", "bits"),
+        default=lambda subject: "perplexity",
+    ),
+    r"bits": Protocol(
+        "bits", f"{_HERE}.codes:measure_bits", ("bits",), default=lambda subject: "bits"
+    ),
+    r"prior_bits": Protocol(
+        "prior_bits",
+        f"{_HERE}.codes:measure_prior_bits",
+        ("code_nll", "generate"),
+        default=lambda subject: "prior_bits",
     ),
     r"linear_probe": Protocol(
         "linear_probe",

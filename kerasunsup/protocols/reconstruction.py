@@ -39,23 +39,36 @@ def measure_reconstruction(subject: Subject, match: re.Match[str]) -> Metric:
     for x, output in subject.run("reconstruct", "reconstruction", split_batches(data, "test")):
         x, output = (a.reshape(len(a), -1) for a in (x, baselines.clamped(output, data)))
         errors.append(reconstruction.squared_errors((x - shift) / scale, (output - shift) / scale))
-    compared = {}
-    dimension = subject.latent_size
-    if dimension and dimension < subject.rank:
-        with subject.display.task(f"baseline: PCA-{dimension}"):
-            values = baselines.pca_reconstruction(data, dimension)
-        compared[f"pca_{dimension}"] = values[measure]
+    compared, fitted = _pca(subject, measure)
     units = "features standardised with the train split's mean and std"
     if data.value_range is not None:
         units = f"values in {list(data.value_range)}, outputs clamped"
     return Metric(
         _MEASURES[measure](np.concatenate(errors), subject.peak),
         None,
-        f"test split, {units}; `reconstruct` of {subject.seen}; {_MEANINGS[measure]}; PCA of equal "
-        "dimension fitted on train, clamped alike",
+        f"test split, {units}; `reconstruct` of {subject.seen}; {_MEANINGS[measure]}; {fitted} "
+        "fitted on train, clamped alike",
         subject.count("test"),
         compared,
     )
+
+
+def _pca(subject: Subject, measure: str) -> tuple[dict[str, float], str]:
+    """The row of a PCA as large as the latent, in values or in bits, and what it is in words."""
+    if subject.has("bits"):
+        bits = round(subject.keras_model.bits)
+        with subject.display.task(f"baseline: PCA of {bits} bits"):
+            values = baselines.pca_bits_reconstruction(subject.data, bits)
+        return {f"pca_{bits}_bits": values[measure]}, (
+            "PCA of equal bits, each spent on the component of the largest variance left (a bit "
+            "leaves a quarter), components rounded by Lloyd-Max quantisers,"
+        )
+    dimension = subject.latent_size
+    if not 0 < dimension < subject.rank:
+        return {}, "PCA of equal dimension"
+    with subject.display.task(f"baseline: PCA-{dimension}"):
+        values = baselines.pca_reconstruction(subject.data, dimension)
+    return {f"pca_{dimension}": values[measure]}, "PCA of equal dimension"
 
 
 def measure_denoising(subject: Subject, match: re.Match[str]) -> Metric:

@@ -90,7 +90,7 @@ def _rules(model: UnsupervisedModel, spec: tf.TensorSpec) -> dict[str, Callable[
     }
     if spec.dtype.is_floating:
         rules["must be finite: no NaN, no infinity"] = lambda x: tf.reduce_all(tf.math.is_finite(x))
-    limits = _limits(model, spec.name)
+    limits = model.limits_of(spec.name)
     if limits is not None:
         low, high = limits
         rules[f"must lie in [{low:g}, {high:g}]"] = lambda x: tf.reduce_all(
@@ -106,15 +106,6 @@ def _has_shape(tensor: Any, wanted: tuple[int, ...]) -> Any:
     padded = tf.concat([shape, tf.fill([len(wanted) + 1], -1)], axis=0)[1 : len(wanted) + 1]
     same_rank = tf.size(shape) == len(wanted) + 1
     return same_rank & tf.reduce_all(padded == tf.constant(wanted, tf.int32, [len(wanted)]))
-
-
-def _limits(model: UnsupervisedModel, argument: str) -> tuple[float, float] | None:
-    """Smallest and largest value of an argument, where it has them."""
-    if argument == "x":
-        return model.value_range
-    if argument == "label" and model.labels is not None:
-        return 0, model.labels - 1
-    return None
 
 
 def _assert(holds: Any, name: str, rule: str) -> Any:

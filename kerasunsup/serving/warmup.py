@@ -45,12 +45,10 @@ def _example_input(
         pixels = rng.integers(0, 256, (rows, *model.input_shape[1:])).astype("uint8")
         return as_objects([_png(one) for one in pixels])
     shape = (rows, *spec.shape[1:])
-    if spec.name == "label":
-        return rng.integers(0, getattr(model, "labels", None) or 1, shape).astype("int32")
-    values = rng.integers(0, 256, shape) / 255  # as pixels
-    if spec.name == "x" and model.value_range:
-        low, high = model.value_range
-        values = low + (high - low) * values
+    low, high = model.limits_of(spec.name) or (0, 1)
+    if spec.dtype.is_integer:
+        return rng.integers(low, high + 1, shape).astype("int32")
+    values = low + (high - low) * rng.integers(0, 256, shape) / 255  # as pixels
     return values.astype(spec.dtype.as_numpy_dtype)
 
 
