@@ -127,15 +127,17 @@ def vgg_backbone(
     input_shape: Sequence[int],
     filters: Sequence[Sequence[int]],
     units: Sequence[int] = (),
+    grid: int = 1,
     name: str = "backbone",
 ) -> keras.Model:
-    """Blocks of 3x3 convolutions with batch normalisation, max-pooling between the blocks, global
-    average pooling, then fully connected layers: Simonyan & Zisserman 2015.
+    """Blocks of 3x3 convolutions with batch normalisation, max-pooling between the blocks, average
+    pooling, then fully connected layers: Simonyan & Zisserman 2015.
 
     Args:
         input_shape: `(height, width, channels)`.
         filters: Channels of each convolution of each block: `[[32], [64, 64]]`.
         units: Width of each fully connected layer after them.
+        grid: Side of the grid that is averaged to: 1 forgets where features are.
         name: Name of the model.
     """
     x = inputs = keras.Input(tuple(input_shape), name="x")
@@ -146,7 +148,15 @@ def vgg_backbone(
             x = layers.Conv2D(count, 3, 1, "same", use_bias=False, name=f"convolution_{i}_{j}")(x)
             x = layers.BatchNormalization(synchronized=True, name=f"normalize_{i}_{j}")(x)
             x = layers.ReLU(name=f"relu_{i}_{j}")(x)
-    x = layers.GlobalAveragePooling2D(name="average")(x)
+    if grid == 1:
+        x = layers.GlobalAveragePooling2D(name="average")(x)
+    else:
+        strides = [side // grid for side in x.shape[1:3]]
+        window = [
+            side - (grid - 1) * stride for side, stride in zip(x.shape[1:3], strides, strict=True)
+        ]
+        x = layers.AveragePooling2D(window, strides, name="average")(x)
+        x = layers.Flatten(name="flatten")(x)
     return keras.Model(inputs, _dense_stack(x, units, "relu", gated=False), name=name)
 
 
