@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from kerasunsup.models import Autoencoder as Autoencoder
     from kerasunsup.models import BarlowTwins as BarlowTwins
     from kerasunsup.models import Classifier as Classifier
+    from kerasunsup.models import MaskedAutoencoder as MaskedAutoencoder
     from kerasunsup.models import PretrainFinetune as PretrainFinetune
     from kerasunsup.models import SimCLR as SimCLR
     from kerasunsup.models import StackedAutoencoder as StackedAutoencoder
@@ -33,6 +34,7 @@ _MEMBERS = {
     "BarlowTwins": "models",
     "Classifier": "models",
     "GAN": "models",
+    "MaskedAutoencoder": "models",
     "PretrainFinetune": "models",
     "SimCLR": "models",
     "StackedAutoencoder": "models",
@@ -50,6 +52,7 @@ __all__ = [
     "Autoencoder",
     "BarlowTwins",
     "Classifier",
+    "MaskedAutoencoder",
     "PretrainFinetune",
     "SimCLR",
     "StackedAutoencoder",

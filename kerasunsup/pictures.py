@@ -38,9 +38,9 @@ PALETTE = (  # Okabe & Ito's and Tol's: told apart with colour-blind eyes too
 def preview(model: Any, data: Dataset, path: str | Path) -> Path:
     """Draws what a trained model does with test data, in one figure.
 
-    Images: originals, what the encoder of a denoising model saw, reconstructions, samples, and a
-    map of the latents coloured by class. Tables: the map, reconstructed against original values,
-    samples among the data. A model without a verb has no panel for it.
+    Images: originals, what the encoder of a denoising or masked model saw, reconstructions,
+    samples, and a map of the latents coloured by class. Tables: the map, reconstructed against
+    original values, samples among the data. A model without a verb has no panel for it.
 
     Args:
         model: A model, or an `export.ServedModel`.
@@ -163,7 +163,10 @@ def _image_blocks(model: Any, x: np.ndarray, generates: bool) -> dict[str, np.nd
     blocks: dict[str, np.ndarray] = {}
     if "reconstruct" in model.verbs:
         blocks["Originals"] = x
-        corruption = getattr(getattr(model, "model", model), "corruption", None)
+        inner = getattr(model, "model", model)
+        if hasattr(inner, "visible_part"):
+            blocks[f"Visible ({1 - inner.mask_ratio:.0%})"] = inner.visible_part(x)
+        corruption = getattr(inner, "corruption", None)
         if corruption is not None:
             x = _corrupt(corruption, x)
             blocks[f"Corrupted ({_corruption_name(corruption)})"] = x

@@ -15,6 +15,7 @@ from kerasunsup.models import (
     Autoencoder,
     BarlowTwins,
     Classifier,
+    MaskedAutoencoder,
     PretrainFinetune,
     SimCLR,
     StackedAutoencoder,
@@ -44,6 +45,12 @@ def autoencoder(**arguments):
     return Autoencoder(
         networks.dense_backbone(SHAPE, [16]), networks.dense_decoder(4, SHAPE, [16]), 4, **arguments
     )
+
+
+def masked():
+    backbone = networks.vit_backbone(SHAPE, patch_size=2, width=8, depth=1, heads=2)
+    decoder = networks.vit_decoder(SHAPE, 8, patch_size=2, width=8, heads=2)
+    return MaskedAutoencoder(backbone, decoder, normalize_patches=True, seed=1)
 
 
 def stacked():
@@ -135,6 +142,7 @@ CASES = {
     "denoising": lambda: autoencoder(seed=1, corruption=layers.GaussianCorruption(0.5, seed=2)),
     "sparse": lambda: autoencoder(seed=1, sparsity=layers.KLSparsity(0.1)),
     "contractive": lambda: autoencoder(seed=1, contractive=0.1),
+    "masked": masked,
     "stacked": stacked,
     "vae": lambda: vae(seed=1, binarization="dynamic"),
     "importance-weighted": lambda: vae(seed=1, importance_samples=3),

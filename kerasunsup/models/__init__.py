@@ -6,6 +6,7 @@ from kerasunsup.models.barlow_twins import BarlowTwins
 from kerasunsup.models.base import UnsupervisedModel
 from kerasunsup.models.classifier import Classifier
 from kerasunsup.models.gan import GAN
+from kerasunsup.models.masked_autoencoder import MaskedAutoencoder
 from kerasunsup.models.pretrain_finetune import PretrainFinetune
 from kerasunsup.models.simclr import SimCLR
 from kerasunsup.models.stacked_autoencoder import StackedAutoencoder
@@ -20,6 +21,7 @@ __all__ = [
     "Autoencoder",
     "BarlowTwins",
     "Classifier",
+    "MaskedAutoencoder",
     "PretrainFinetune",
     "SimCLR",
     "StackedAutoencoder",

@@ -23,9 +23,11 @@ from kerasunsup.networks.encoding import (
 )
 from kerasunsup.networks.grid import grid_backbone, grid_decoder
 from kerasunsup.networks.prior import code_transformer
+from kerasunsup.networks.transformer import SinCosPositions, vit_backbone, vit_decoder
 
 __all__ = [
     "GatedDense",
+    "SinCosPositions",
     "code_transformer",
     "conv_backbone",
     "conv_decoder",
@@ -40,4 +42,6 @@ __all__ = [
     "residual_discriminator",
     "residual_generator",
     "vgg_backbone",
+    "vit_backbone",
+    "vit_decoder",
 ]
