@@ -19,12 +19,11 @@ from keras import layers, ops
 from kerasunsup.errors import InputError
 from kerasunsup.losses import cross_entropy, mean_over_features
 from kerasunsup.models.base import UnsupervisedModel, check_choice
-from kerasunsup.models.classes import class_outputs
-from kerasunsup.models.targets import Classes, check_values
+from kerasunsup.models.classes import Classes, check_values, class_outputs
+from kerasunsup.models.pretrained import blocks_of, copied, load_pretrained
 from kerasunsup.models.verbs import labels_of, verb
 
 TASKS = ("classification", "binary", "regression")
-NORMALIZATIONS = (layers.BatchNormalization, layers.LayerNormalization, layers.GroupNormalization)
 STRATEGIES = ("linear", "full", "gradual", "layerwise_lr")
 
 
@@ -88,7 +87,7 @@ class PretrainFinetune(UnsupervisedModel):
         self.task = task
         if isinstance(source, str | Path):
             pretrained = str(source)
-            source, value_range, normalization = _copied(load_pretrained(source))
+            source, value_range, normalization = copied(load_pretrained(source))
         backbone: Any = source
         if isinstance(source, UnsupervisedModel):
             backbone = source.features
@@ -141,7 +140,7 @@ class PretrainFinetune(UnsupervisedModel):
                 "`pretrained` must be the name of an entry, the folder of a finished run or a "
                 f"kerasunsup model. Received: {type(pretrained).__name__}"
             )
-        backbone, value_range, normalization = _copied(pretrained)
+        backbone, value_range, normalization = copied(pretrained)
         given = {
             "value_range": value_range,
             "normalization": normalization,
@@ -227,7 +226,7 @@ class PretrainFinetune(UnsupervisedModel):
     @property
     def blocks(self) -> list[list[layers.Layer]]:
         """Layers of the backbone with weights from the top down, normalisation with its layer."""
-        return _blocks(self.backbone)[::-1]
+        return blocks_of(self.backbone)[::-1]
 
     def stage_epochs(self, epochs: int) -> tuple[int, ...]:
         if self.strategy != "gradual":
@@ -383,45 +382,3 @@ class PretrainFinetune(UnsupervisedModel):
         return {"prediction": self.raw_outputs(x)}
 
     values = verb(_values, name="predict")
-
-
-def load_pretrained(name: str | Path) -> UnsupervisedModel:
-    """The trained model of an entry of the zoo or of a finished run's folder.
-
-    Raises:
-        InputError: Neither is there.
-    """
-    file = Path(name) / "model.keras"
-    if file.is_file():
-        return keras.saving.load_model(file)
-    from kerasunsup import (
-        zoo,
-    )  # what is pretrained may be an entry: an import against the direction
-
-    return zoo.load(str(name))
-
-
-def _copied(model: UnsupervisedModel) -> tuple[keras.Model, Any, Any]:
-    """What finetuning takes over: a copy of the features, the value range, the normalisation."""
-    copy = keras.models.clone_model(model.features)
-    copy.set_weights(model.features.get_weights())
-    normalization = model.normalization
-    if normalization is not None:  # of what was pretrained on: not to be adapted again
-        statistics = {
-            "mean": np.ravel(normalization.mean),
-            "variance": np.ravel(normalization.variance),
-        }
-        normalization = layers.Normalization(**statistics, name=normalization.name)
-    return copy, model.value_range, normalization
-
-
-def _blocks(network: keras.Model) -> list[list[layers.Layer]]:
-    blocks: list[list[layers.Layer]] = []
-    for layer in network.layers:
-        if isinstance(layer, keras.Model):
-            blocks += _blocks(layer)
-        elif layer.weights and blocks and isinstance(layer, NORMALIZATIONS):
-            blocks[-1].append(layer)
-        elif layer.weights:
-            blocks.append([layer])
-    return blocks

@@ -21,7 +21,8 @@ from kerasunsup import baselines
 from kerasunsup.augmentation import CropAndFlip
 from kerasunsup.data.splits import draw_labelled
 from kerasunsup.metrics import Metric
-from kerasunsup.models.pretrain_finetune import PretrainFinetune, load_pretrained
+from kerasunsup.models import PretrainFinetune
+from kerasunsup.models.pretrained import load_pretrained
 
 if TYPE_CHECKING:
     from kerasunsup.data import Dataset
