@@ -161,3 +161,22 @@ def test_the_table_and_the_curve_come_from_the_cards(tmp_path):
         assert len(np.unique(np.asarray(image.convert("L")))) > 20
     with pytest.raises(InputError, match="few_labels_finetuned_n100"):
         label_efficiency.curves(cards, "iris")
+
+
+def test_the_command_says_what_is_missing_and_where_it_drew(tmp_path):
+    import subprocess
+    import sys
+
+    def call(*arguments):
+        command = [sys.executable, "-m", "kerasunsup", "label-efficiency", *arguments]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+
+    for arguments, message in (
+        (["iris"], "Expected a data set on whose entries few labels were measured"),
+        (["fashion_mnist", "-o", "curve.svg"], "-o must name a .png. Received: curve.svg"),
+    ):
+        done = call(*arguments)
+        assert done.returncode == 2 and message in done.stderr
+    done = call("fashion_mnist", "-o", "curve.png")
+    assert done.returncode == 0 and "simclr_fashion_mnist" in done.stdout
+    assert (tmp_path / "curve.png").stat().st_size > 20_000
