@@ -37,7 +37,7 @@ class Parity:
     """What was measured of an entry in several runtimes on one machine.
 
     Attributes:
-        machine: Cores and architecture.
+        machine: Cores, architecture, and load average when the measurement began.
         verb: The main verb.
         examples: How many the differences were taken over.
         bytes: Size of the SavedModel's graph and weights.

@@ -1,7 +1,8 @@
 """Measures an entry in every runtime that is installed, beside the SavedModel called from Python.
 
 Differences are over random valid inputs. Times are the best of calls made in turn with the
-SavedModel's, so that a busy machine slows both; each runtime runs with its defaults.
+SavedModel's, so that a busy machine slows both; each runtime runs with its defaults. Still, ratios
+are worth quoting only from a machine that has little else to do: its load is kept with them.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from kerasunsup.serving import runtime, warmup
 from kerasunsup.serving.warmup import Arrays
 
 EXAMPLES = 32
-TURNS, SECONDS_OF_A_TURN = 3, 0.2
+TURNS, SECONDS_OF_A_TURN = 5, 0.2
 LOADS = 2
 
 Run = Callable[[Arrays], Arrays]
@@ -65,7 +66,7 @@ def measure(folder: str | Path) -> Parity:
         folder: A SavedModel written by `kerasunsup.export`. The classes of its model must be
             registered.
     """
-    folder = Path(folder)
+    folder, load_average = Path(folder), os.getloadavg()[0]
     model: UnsupervisedModel = keras.saving.load_model(folder / KERAS_FILE)
     main = model.main_verb
     base = _saved_model(folder, model)
@@ -98,7 +99,7 @@ def measure(folder: str | Path) -> Parity:
                 },
             )
     return Parity(
-        machine=f"{os.cpu_count()} cores, {platform.machine()}",
+        machine=f"{os.cpu_count()} cores, {platform.machine()}, load average {load_average:.0f}",
         verb=main,
         examples=EXAMPLES,
         bytes=base.bytes,
