@@ -8,12 +8,13 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from kerasunsup import baselines, data, evaluate, networks, pictures
+from kerasunsup import baselines, data, evaluate, networks, pictures, zoo
 from kerasunsup.building import create_model
 from kerasunsup.callbacks import Checkpoint
 from kerasunsup.cli import main
 from kerasunsup.codebook import Codebook
 from kerasunsup.errors import InputError, TrainingError
+from kerasunsup.evaluation import Subject, protocols_for
 from kerasunsup.export import ServedModel, export
 from kerasunsup.layers import gumbel_rows
 from kerasunsup.metrics.perplexity import Perplexity, perplexity
@@ -505,7 +506,10 @@ def test_protocols_measure_codes_against_numpy(run, digits, monkeypatch, tmp_pat
     assert found["prior_bits"].baselines["equally_likely_codes"] == 64.0
     assert found["prior_bits"].baselines["independent_codes"] < 64.0
     assert set(found["mse"].baselines) == {"pca_64_bits"}
-    assert set(names) - {"perplexity_share"} < set(evaluate(run.folder, digits, progress=False))
+    unasked = protocols_for(Subject(run.model, digits))
+    assert set(names) - {"perplexity_share"} < set(unasked)
+    autoencoder = protocols_for(Subject(zoo.load("autoencoder_digits"), digits))
+    assert set(names) & set(autoencoder) == {"mse"}
 
 
 def test_pca_in_bits_is_between_no_bits_and_all(digits, monkeypatch, tmp_path):
