@@ -11,6 +11,7 @@ from keras import layers
 
 from kerasunsup.models.base import UnsupervisedModel
 
+LARGEST_MOMENTUM = 0.9
 NORMALIZATIONS = (layers.BatchNormalization, layers.LayerNormalization, layers.GroupNormalization)
 
 
@@ -29,8 +30,11 @@ def load_pretrained(name: str | Path) -> UnsupervisedModel:
 
 
 def copied(model: UnsupervisedModel) -> tuple[keras.Model, Any, Any]:
-    """What finetuning takes over: a copy of the features, the value range, the normalisation."""
-    copy = keras.models.clone_model(model.features)
+    """What finetuning takes over: a copy of the features, the value range, the normalisation.
+
+    Finetuning has few steps: moving statistics of the copy follow with a momentum of at most 0.9.
+    """
+    copy = keras.models.clone_model(model.features, clone_function=_copied_layer)
     copy.set_weights(model.features.get_weights())
     normalization = model.normalization
     if normalization is not None:  # of what was pretrained on: not to be adapted again
@@ -40,6 +44,13 @@ def copied(model: UnsupervisedModel) -> tuple[keras.Model, Any, Any]:
         }
         normalization = layers.Normalization(**statistics, name=normalization.name)
     return copy, model.value_range, normalization
+
+
+def _copied_layer(layer: layers.Layer) -> layers.Layer:
+    copy = type(layer).from_config(layer.get_config())
+    if isinstance(copy, layers.BatchNormalization):
+        copy.momentum = min(copy.momentum, LARGEST_MOMENTUM)
+    return copy
 
 
 def blocks_of(network: keras.Model) -> list[list[layers.Layer]]:

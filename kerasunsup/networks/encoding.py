@@ -146,7 +146,9 @@ def vgg_backbone(
             x = layers.MaxPooling2D(name=f"pool_{i}")(x)
         for j, count in enumerate(block):
             x = layers.Conv2D(count, 3, 1, "same", use_bias=False, name=f"convolution_{i}_{j}")(x)
-            x = layers.BatchNormalization(synchronized=True, name=f"normalize_{i}_{j}")(x)
+            x = layers.BatchNormalization(
+                momentum=0.9, synchronized=True, name=f"normalize_{i}_{j}"
+            )(x)
             x = layers.ReLU(name=f"relu_{i}_{j}")(x)
     if grid == 1:
         x = layers.GlobalAveragePooling2D(name="average")(x)
