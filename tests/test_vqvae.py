@@ -254,6 +254,12 @@ def test_history_keeps_its_names_and_schedules_end_with_their_stage(run, digits)
     assert created.prior_optimizer._learning_rate.decay_steps == 6  # and 6 of warm-up
 
 
+def test_dead_codes_are_told_in_words(run):
+    assert run.model.health == ()
+    (finding,) = run.model.findings({"perplexity": 0.7})
+    assert finding.startswith("Dead codebook: as if 0.7 of 16 codes")
+
+
 def test_each_stage_trains_its_networks_alone(digits):
     parts = {}
 

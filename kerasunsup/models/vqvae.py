@@ -7,6 +7,7 @@ moving averages of appendix A.1, the prior of section 3.3.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -24,6 +25,7 @@ from kerasunsup.models.verbs import batches, verb
 from kerasunsup.replicas import global_mean
 
 OPTIMIZERS = ("optimizer", "prior_optimizer")  # of each stage
+DEAD = 0.05  # perplexity as a share of the number of codes
 
 
 @keras.saving.register_keras_serializable("kerasunsup")
@@ -57,7 +59,8 @@ class VQVAE(UnsupervisedModel):
 
     Metrics: `reconstruction` (mean squared error), `commitment`, `code_nll` (-log p(codes) in nats
     per example: of equally likely codes until the prior is trained) and the `perplexity` of the
-    codebook over the epoch, from 1 to `codes`. `loss` is what the stage minimises.
+    codebook over the epoch, from 1 to `codes`. `loss` is what the stage minimises. `findings` says
+    when codes are dead.
 
     Example:
 
@@ -204,6 +207,14 @@ class VQVAE(UnsupervisedModel):
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
         return [*super().metrics, self.perplexity]
+
+    def findings(self, metrics: Mapping[str, float]) -> list[str]:
+        if metrics["perplexity"] >= DEAD * self.codes:
+            return []
+        return [
+            f"Dead codebook: as if {metrics['perplexity']:.1f} of {self.codes} codes were in use. "
+            "Lower the learning rate, raise `restart`, or use fewer codes."
+        ]
 
     # Stages and steps
 
