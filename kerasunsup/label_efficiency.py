@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kerasunsup.errors import InputError
-from kerasunsup.zoo.pages import network
 
 if TYPE_CHECKING:
     from kerasunsup.card import Card
 
 METRIC = re.compile(r"few_labels_(?P<how>frozen|finetuned)_n(?P<count>\d+)")
+SCRATCH = "from scratch"
 PANELS = {"frozen": "Frozen features, logistic regression", "finetuned": "Finetuned"}
 
 
@@ -38,28 +38,23 @@ class Curve:
 def curves(cards: Iterable[Card], dataset: str) -> list[Curve]:
     """The curves of a data set: one for each pretraining and way, then those of the baselines.
 
-    Entries that were finetuned repeat what stands on the card of their pretraining.
+    What a finetuned entry reaches stands under the name of its pretraining, `source`.
 
     Raises:
         InputError: No card has few labels measured on these data.
     """
     found: dict[tuple[str, str, bool], dict[int, tuple[float, float | None]]] = {}
-    pretrained = [
-        card
-        for card in cards
-        if card.dataset == dataset and "source" not in card.recipe.model.arguments
-    ]
-    for card in pretrained:
-        for metric, measured in card.metrics.items():
+    for card in cards:
+        name = card.recipe.model.arguments.get("source", card.name)
+        for metric, measured in card.metrics.items() if card.dataset == dataset else ():
             match = METRIC.fullmatch(metric)
             if not match:
                 continue
             how, count = match["how"], int(match["count"])
-            found.setdefault((how, card.name, False), {})[count] = (measured.value, measured.std)
+            found.setdefault((how, name, False), {})[count] = (measured.value, measured.std)
             for who, value in measured.baselines.items():
-                words = network(card.recipe).partition(", latent")[0]
-                name = f"from scratch: {words}" if who == "from_scratch" else who
-                found.setdefault((how, name, True), {})[count] = (value, None)
+                baseline = f"network of {name}, {SCRATCH}" if who == "from_scratch" else who
+                found.setdefault((how, baseline, True), {})[count] = (value, None)
     if not found:
         raise InputError(
             "Expected a data set on whose entries few labels were measured: put protocols such as "
@@ -98,7 +93,7 @@ def draw(found: Iterable[Curve], path: str | Path) -> Path:
     for axis, how in zip(axes, panels, strict=True):
         axis.set_title(PANELS[how])
         for curve in (curve for curve in found if curve.how == how):
-            scratch = curve.name.startswith("from scratch")
+            scratch = curve.name.endswith(SCRATCH)
             style = {"linestyle": "--" if scratch else ":"} if curve.baseline else {"marker": "o"}
             if curve.baseline and not scratch:
                 style["color"] = "grey"

@@ -153,7 +153,7 @@ def test_the_table_and_the_curve_come_from_the_cards(tmp_path):
     assert header == ["features", "how", "10 labels", "100 labels"]
     assert ["vae_digits", "finetuned", "60.0 ± 2.0", "90.0 ± 2.0"] in rows
     assert ["autoencoder_digits", "frozen", "", "88.0 ± 2.0"] in rows
-    assert ["from scratch: dense 128", "baseline", "50.0", "50.0"] in rows
+    assert ["network of vae_digits, from scratch", "baseline", "50.0", "50.0"] in rows
     assert len(rows) == len({tuple(row) for row in rows})
     path = label_efficiency.draw(found, tmp_path / "curve.png")
     with Image.open(path) as image:
