@@ -180,3 +180,14 @@ def test_the_command_says_what_is_missing_and_where_it_drew(tmp_path):
     done = call("fashion_mnist", "-o", "curve.png")
     assert done.returncode == 0 and "simclr_fashion_mnist" in done.stdout
     assert (tmp_path / "curve.png").stat().st_size > 20_000
+
+
+@pytest.mark.parametrize("name", zoo.list_models(family="finetuned"))
+def test_finetuned_entries_are_trained_as_the_protocol_says(name):
+    recipe = zoo.recipe(name)
+    assert {
+        key: recipe.model.arguments[key] for key in few_labels.FINETUNING
+    } == few_labels.FINETUNING
+    assert recipe.compile["optimizer"]["learning_rate"] == few_labels.FINETUNING_RATE
+    assert recipe.train.epochs == few_labels.epochs_for(recipe.data.labelled)
+    assert f"few_labels_finetuned_n{recipe.data.labelled}" in recipe.evaluate.protocols

@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 DRAWS = 10
 STEPS = 400
 BATCH = 64
-LEARNING_RATE = 1e-3
+FINETUNING = {"strategy": "layerwise_lr", "layer_decay": 0.2}
+FINETUNING_RATE = 3e-3
+SCRATCH_RATE = 1e-3
 DIMENSIONS = 64
 _DRAWN = (
     f"labelled examples of train drawn with seeds 0..{DRAWS - 1}, equally many of each class: mean "
@@ -96,8 +98,10 @@ def training_protocol(count: int, data: Dataset) -> str:
     padding = padding_for(data)
     crops = f"crops after padding by {padding} pixels; " if padding else ""
     return (
-        f"PretrainFinetune, all weights, {crops}Adam at {LEARNING_RATE:g} falling to 0 by a "
-        f"cosine, {epochs_for(count)} epochs in batches of {BATCH}"
+        f"PretrainFinetune, {crops}{epochs_for(count)} epochs in batches of {BATCH}; Adam falling "
+        f"to 0 by a cosine, from {FINETUNING_RATE:g} for the head and {FINETUNING['layer_decay']} "
+        "of the rate above it for each layer; from scratch all weights from "
+        f"{SCRATCH_RATE:g}"
     )
 
 
@@ -176,10 +180,11 @@ def _finetuned(
     padding = padding_for(data)
     views = [CropAndFlip(padding, flip=False, seed=0)] if padding else []
     classes = int(max(labels["train"])) + 1
-    model = PretrainFinetune.from_pretrained(source, classes, augmentation=views, seed=0)
+    how = {} if fresh else FINETUNING
+    model = PretrainFinetune.from_pretrained(source, classes, augmentation=views, seed=0, **how)
+    rate = SCRATCH_RATE if fresh else FINETUNING_RATE
     steps = epochs * -(-count // BATCH)
-    rate = keras.optimizers.schedules.CosineDecay(LEARNING_RATE, steps)
-    model.compile(keras.optimizers.Adam(rate))
+    model.compile(keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(rate, steps)))
     start = [variable.numpy() for variable in model.training_state]
     scores = []
     for seed in range(DRAWS):  # one compiled model, set back for each draw
