@@ -161,9 +161,12 @@ def _image_figure(
 def _image_blocks(model: Any, x: np.ndarray, generates: bool) -> dict[str, np.ndarray]:
     """Title -> images of each block of the figure."""
     blocks: dict[str, np.ndarray] = {}
+    inner = getattr(model, "model", model)
+    if hasattr(inner, "views_of"):
+        one, other = inner.views_of(x)
+        blocks = {"Originals": x, "One view": one, "The other view": other}
     if "reconstruct" in model.verbs:
         blocks["Originals"] = x
-        inner = getattr(model, "model", model)
         if hasattr(inner, "visible_part"):
             blocks[f"Visible ({1 - inner.mask_ratio:.0%})"] = inner.visible_part(x)
         corruption = getattr(inner, "corruption", None)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 from keras import layers, ops
 
 from kerasunsup.augmentation import Augmentation
@@ -80,6 +81,11 @@ class TwoViewModel(UnsupervisedModel):
         for i, layer in enumerate(self.augmentation):
             x = layer.augment(x, training, stream=2 * i + number)
         return x
+
+    def views_of(self, x: np.ndarray) -> list[np.ndarray]:
+        """Both views of examples, always the same ones: what pictures show."""
+        seen = self.preprocess(ops.convert_to_tensor(x))
+        return [np.asarray(self.view(seen, number, training=False)) for number in (0, 1)]
 
     def embeddings(self, x: Any, training: bool) -> tuple[Any, Any]:
         """Embeddings of two views of each example, float32 `(batch, projection[-1])` each."""
