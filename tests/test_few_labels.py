@@ -52,6 +52,10 @@ def test_a_recipe_trains_on_few_labels_only(digits):
     assert np.bincount(few.labels["train"]).tolist() == [2] * 10
     rows = {row.tobytes() for row in digits.train}
     assert len(few.train) == 20 and all(row.tobytes() in rows for row in few.train)
+    assert np.bincount(few.labels["validation"]).tolist() == [2] * 10
+    smallest = np.bincount(digits.labels["validation"]).min()
+    many = digits.only_labelled(400).labels["validation"]
+    assert np.bincount(many).tolist() == [smallest] * 10
     assert few.fingerprint != digits.fingerprint
     assert few.fingerprint != digits.only_labelled(20, seed=4).fingerprint
     np.testing.assert_array_equal(few.test, digits.test)

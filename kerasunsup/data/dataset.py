@@ -110,6 +110,9 @@ class Dataset:
     def only_labelled(self, count: int, seed: int = 0) -> Dataset:
         """The problem of few labels: train keeps `count` examples, equally many of each class.
 
+        Validation keeps as many, or all that its smallest class allows: who has few labels has
+        few to validate on.
+
         Args:
             count: How many; a multiple of the number of classes.
             seed: Seed of the draw.
@@ -117,17 +120,23 @@ class Dataset:
         Raises:
             InputError: No labels, or too few examples of a class.
         """
-        if "train" not in self.labels:
+        if any(split not in self.labels for split in ("train", "validation")):
             raise InputError(
                 f"Labelled examples can be drawn from labelled data only. Received: {self.name}"
             )
-        chosen = draw_labelled(self.labels["train"], count, seed)
-        mask = np.isin(np.arange(len(self.labels["train"])), chosen)
-        labels = {**self.labels, "train": self.labels["train"][mask]}
-        train = _masked(self.train, mask, self.input_shape)
+        labels = dict(self.labels)
+        kept: dict[str, Any] = {}
+        for split in ("train", "validation"):
+            y, wanted = labels[split], count
+            if split == "validation":
+                available = np.unique(y, return_counts=True)[1]
+                wanted = min(count, int(available.min()) * len(available))
+            mask = np.isin(np.arange(len(y)), draw_labelled(y, wanted, seed))
+            kept[split] = _masked(getattr(self, split), mask, self.input_shape)
+            labels[split] = y[mask]
         identity = f"{self.fingerprint} {count} labelled, seed {seed}"
         fingerprint = hashlib.sha256(identity.encode()).hexdigest()
-        return replace(self, train=train, labels=labels, fingerprint=fingerprint)
+        return replace(self, **kept, labels=labels, fingerprint=fingerprint)
 
 
 @dataclass(frozen=True)
