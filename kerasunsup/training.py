@@ -291,7 +291,7 @@ def _describe_run(
     facts = {
         "wall_time_s": round(seconds, 1),
         "data_fingerprint": data.fingerprint,
-        "parameters": int(np.sum([np.prod(w.shape) for w in model.trainable_weights])),
+        "parameters": model.parameters,
         "steps": model.steps_done,
         "replicas": strategy.num_replicas_in_sync,
         **({"health": findings} if findings else {}),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import keras
 import numpy as np
 import pytest
@@ -248,6 +250,9 @@ def test_history_keeps_its_names_and_schedules_end_with_their_stage(run, digits)
     counts = np.bincount(run.model.encode(digits.validation)["codes"].ravel())
     assert history["val_perplexity"][5] == pytest.approx(perplexity(counts), rel=1e-4)
     assert run.model.steps_done == 6 * 6
+    networks_and_vectors = (run.model.encoder, run.model.decoder, run.model.prior)
+    counted = sum(network.count_params() for network in networks_and_vectors) + 16 * 4
+    assert json.loads((run.folder / "run.json").read_text())["parameters"] == counted
     assert float(run.model.prior_optimizer.learning_rate) == pytest.approx(0.0, abs=1e-8)
     created = create_model(Recipe.load(RECIPE), SHAPE, (0.0, 1.0), steps_per_epoch=6)
     assert created.optimizer._learning_rate.decay_steps == 4 * 6  # of its stage

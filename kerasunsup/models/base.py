@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -197,6 +198,11 @@ class UnsupervisedModel(Fitting):
     def optimizer_variables(self) -> dict[str, list[Any]]:
         """Name of each optimiser -> the variables it trains."""
         return {"optimizer": self.trainable_variables}
+
+    @property
+    def parameters(self) -> int:
+        """Number of values that training chooses."""
+        return sum(math.prod(weight.shape) for weight in self.trainable_weights)
 
     @property
     def training_state(self) -> list[Any]:

@@ -155,6 +155,10 @@ class VQVAE(UnsupervisedModel):
             )
 
     @property
+    def parameters(self) -> int:
+        return super().parameters + self.codes * self.code_dim
+
+    @property
     def bits(self) -> float:
         """Bits of an example's codes: places of the grid x log2 of the number of codes."""
         return math.prod(self.grid) * math.log2(self.codes)
