@@ -121,6 +121,29 @@ def test_finetuning_starts_from_what_was_learnt_and_leaves_it(digits, own_cache,
     assert len(seen) == 9  # the networks from scratch were kept
 
 
+def test_draws_come_from_the_whole_split_also_for_a_model_of_few_labels(
+    digits, own_cache, monkeypatch
+):
+    monkeypatch.setattr(few_labels, "DRAWS", 2)
+    few = digits.only_labelled(20)
+    assert few.only_labelled(10).drawn_from is digits
+    backbone = make_autoencoder(digits).backbone
+    model = PretrainFinetune(backbone, 10, value_range=(0, 1), seed=1)
+    seen = []
+    fit = PretrainFinetune.fit
+
+    def watched(self, x, y, **arguments):
+        seen.append(x)
+        return fit(self, x, y, **arguments)
+
+    monkeypatch.setattr(PretrainFinetune, "fit", watched)
+    evaluate(model, few, ["few_labels_finetuned_n20"])
+    np.testing.assert_array_equal(seen[0], few.train)
+    assert not np.array_equal(seen[0], seen[1])
+    with pytest.raises(InputError, match="has seen labels already"):
+        evaluate(model, few, ["few_labels_frozen_n20"])
+
+
 @pytest.mark.parametrize(
     ("count", "epochs"), [(10, 400), (64, 400), (100, 200), (1000, 25), (60000, 1)]
 )

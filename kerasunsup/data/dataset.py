@@ -38,6 +38,7 @@ class Dataset:
         fingerprint: sha256 of the examples: names, dtypes, shapes and values of the splits.
         license: Licence of the data, as its source states it.
         source: Where it comes from.
+        drawn_from: The whole data set, where train keeps a draw of labelled examples only.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Dataset:
     fingerprint: str
     license: str
     source: str
+    drawn_from: Dataset | None = None
 
     @property
     def is_image(self) -> bool:
@@ -136,7 +138,9 @@ class Dataset:
             labels[split] = y[mask]
         identity = f"{self.fingerprint} {count} labelled, seed {seed}"
         fingerprint = hashlib.sha256(identity.encode()).hexdigest()
-        return replace(self, **kept, labels=labels, fingerprint=fingerprint)
+        return replace(
+            self, **kept, labels=labels, fingerprint=fingerprint, drawn_from=self.drawn_from or self
+        )
 
 
 @dataclass(frozen=True)

@@ -82,6 +82,12 @@ def _lacks_classes(subject: Subject) -> str:
     return ""
 
 
+def _lacks_draws(subject: Subject) -> str:
+    if subject.data.drawn_from is not None:
+        return "the model has seen labels already: measure what it was pretrained as"
+    return _lacks_classes(subject)
+
+
 def _cannot_finetune(subject: Subject) -> str:
     try:
         _ = subject.keras_model.features
@@ -224,7 +230,7 @@ PROTOCOLS: dict[str, Protocol] = {
         "few_labels_frozen_n100",
         f"{_HERE}.few_labels:measure_frozen",
         ("encode",),
-        _lacks_classes,
+        _lacks_draws,
         table="few labels",
     ),
     rf"few_labels_finetuned{_COUNT}": Protocol(

@@ -66,7 +66,7 @@ def measure_frozen(subject: Subject, match: re.Match[str]) -> Metric:
 
 def measure_finetuned(subject: Subject, match: re.Match[str]) -> Metric:
     """Accuracy after finetuning on a few labelled examples, and of the same from scratch."""
-    count, data = int(match["count"]), subject.data
+    count, data = int(match["count"]), subject.data.drawn_from or subject.data
     source = subject.keras_model
     if isinstance(source, PretrainFinetune) and source.pretrained:
         source = load_pretrained(source.pretrained)
