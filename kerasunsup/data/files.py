@@ -165,7 +165,9 @@ def _dataset(
     )
     places = {split: ("train", indices) for split, indices in cut.items()}
     places |= {s: (s, np.arange(parts[s].count)) for s in parts if s != "train"}
-    splits = {split: parts[places[split][0]].take(places[split][1]) for split in SPLITS}
+    splits: dict[str, Any] = {
+        split: parts[places[split][0]].take(places[split][1]) for split in SPLITS
+    }
     contents: dict[str, np.ndarray | str] = {}
     for split, examples in splits.items():
         origin, indices = places[split]
