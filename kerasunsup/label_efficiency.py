@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from kerasunsup.card import Card
 
 METRIC = re.compile(r"few_labels_(?P<how>frozen|finetuned)_n(?P<count>\d+)")
-SCRATCH = "from scratch"
+NETWORK_OF, SCRATCH = "network of ", ", from scratch"
 PANELS = {"frozen": "Frozen features, logistic regression", "finetuned": "Finetuned"}
 
 
@@ -53,7 +53,7 @@ def curves(cards: Iterable[Card], dataset: str) -> list[Curve]:
             how, count = match["how"], int(match["count"])
             found.setdefault((how, name, False), {})[count] = (measured.value, measured.std)
             for who, value in measured.baselines.items():
-                baseline = f"network of {name}, {SCRATCH}" if who == "from_scratch" else who
+                baseline = f"{NETWORK_OF}{name}{SCRATCH}" if who == "from_scratch" else who
                 found.setdefault((how, baseline, True), {})[count] = (value, None)
     if not found:
         raise InputError(
@@ -87,16 +87,19 @@ def draw(found: Iterable[Curve], path: str | Path) -> Path:
     from kerasunsup import pictures
 
     found = list(found)
+    names = sorted({curve.name for curve in found if not curve.baseline})
+    colors = {name: f"C{i}" for i, name in enumerate(names)}
     panels = [how for how in PANELS if any(curve.how == how for curve in found)]
     figure = pictures.new_figure(5.4 * len(panels), 4.6, layout="constrained")
     axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
     for axis, how in zip(axes, panels, strict=True):
         axis.set_title(PANELS[how])
         for curve in (curve for curve in found if curve.how == how):
-            scratch = curve.name.endswith(SCRATCH)
-            style = {"linestyle": "--" if scratch else ":"} if curve.baseline else {"marker": "o"}
-            if curve.baseline and not scratch:
-                style["color"] = "grey"
+            pretraining = curve.name.removeprefix(NETWORK_OF).removesuffix(SCRATCH)
+            style = {"color": colors.get(pretraining, "grey"), "linestyle": ":"}
+            if pretraining in colors:
+                style["linestyle"] = "--" if curve.baseline else "-"
+                style["marker"] = "x" if curve.baseline else "o"
             counts = list(curve.points)
             values = [100 * value for value, _ in curve.points.values()]
             spread = [100 * (std or 0.0) for _, std in curve.points.values()]
