@@ -24,6 +24,7 @@ from kerasunsup.models import VQVAE
 from kerasunsup.models.verbs import seed_rows
 from kerasunsup.recipe import Recipe
 from kerasunsup.training import train
+from kerasunsup.zoo.pages import network
 
 SHAPE, GRID = (8, 8, 1), (4, 4)
 RECIPE = {
@@ -531,6 +532,10 @@ def test_pca_in_bits_is_between_no_bits_and_all(digits, monkeypatch, tmp_path):
     assert errors[3] < 0.05 * errors[0]
     levels = baselines.lloyd_max(np.random.default_rng(0).normal(size=200_000), 4)
     np.testing.assert_allclose(levels, [-1.51, -0.4528, 0.4528, 1.51], atol=0.02)  # Max 1960
+
+
+def test_pages_say_how_many_codes_there_are():
+    assert network(Recipe.load(RECIPE)) == "grid 8, 16 codes"
 
 
 def test_the_preview_shows_reconstructions_samples_and_a_map(run, digits, tmp_path):

@@ -178,6 +178,8 @@ def network(recipe: Recipe) -> str:
     words = [" against ".join(players)] if players else []
     if "latent_dim" in arguments:
         words.append(f"latent {arguments['latent_dim']}")
+    if "codes" in arguments:
+        words.append(f"{arguments['codes']} codes")
     return ", ".join(words)
 
 
