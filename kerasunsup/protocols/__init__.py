@@ -91,6 +91,8 @@ def _lacks_draws(subject: Subject) -> str:
 def _cannot_finetune(subject: Subject) -> str:
     try:
         _ = subject.keras_model.features
+    except AttributeError:
+        return "the model has no `features`"
     except InputError as error:
         return str(error)
     streamed = not hasattr(subject.data.train, "shape") or not hasattr(subject.data.test, "shape")
