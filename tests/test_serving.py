@@ -48,11 +48,13 @@ def test_signatures_answer_as_keras(entry, runtime):
         wanted = {key: np.asarray(value) for key, value in graph.items()}
         inputs = warmup.example_inputs(model, specs, 32)  # image files of the same pixels
         got = runtime.run(folder, name, inputs)
-        assert difference(wanted, got) < TOLERANCE
+        numbers = [np.abs(v).max() for v in wanted.values() if v.dtype.kind == "f"]
+        tolerance = TOLERANCE * max(1.0, *numbers, 1.0)
+        assert difference(wanted, got) < tolerance
         assert difference(got, runtime.run(folder, name, inputs)) == 0
         for count in (1, 3):  # rows do not influence each other
             answer = runtime.run(folder, name, rows(inputs, count))
-            assert difference(rows(wanted, count), answer) < TOLERANCE
+            assert difference(rows(wanted, count), answer) < tolerance
 
 
 def test_the_graph(entry):
