@@ -100,11 +100,6 @@ def train(
             f"Received: {type(model).__name__}, which has {', '.join(model.loss_terms)} "
             f"in {stages} stages of training"
         )
-    if recipe.train.patience and len(model.stage_epochs(recipe.train.epochs)) > 1:
-        raise InputError(
-            "`train.patience` compares losses, which are not the same in each stage of training: "
-            f"leave it out. Received: {type(model).__name__}"
-        )
     if not resume:
         _remove_run(folder)
         atomic_write(folder / "recipe.toml", recipe.to_toml())

@@ -264,7 +264,7 @@ def test_one_class_recipes_train_on_that_class_only(tmp_path):
     ("recipe", "message"),
     [
         (changed(GAN_RECIPE, patience=3), "patience"),
-        (changed(STACKED_RECIPE, patience=3), "patience.*each stage"),
+        (changed(STACKED_RECIPE, patience=3), "patience.*in 3 stages"),
         (changed(STACKED_RECIPE, epochs=3), "at least 4: layer_epochs=2 for each of 2 layers"),
         ({**GAN_RECIPE, "data": {"name": "digits", "seed": 7}}, "fcd_every.*same splits"),
     ],
