@@ -264,7 +264,7 @@ def test_missing_arguments() -> None:
 
 
 def test_a_class_of_the_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "my_models.py").write_text(
+    (tmp_path / "recipe_models.py").write_text(
         "import keras\n"
         "from kerasunsup import VAE\n"
         "@keras.saving.register_keras_serializable('mine')\n"
@@ -278,7 +278,7 @@ def test_a_class_of_the_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     )
     monkeypatch.syspath_prepend(tmp_path)
     source = copy.deepcopy(TABLE)
-    source["modules"] = ["my_models"]
+    source["modules"] = ["recipe_models"]
     source["model"].update({"class": "mine>Flatter", "beta": 0.5})
     source["model"]["backbone"] = {"builder": "mine>pooled", "size": 2}
     model = create_model(Recipe.load(source), (8, 8, 1), (0.0, 1.0))
