@@ -7,7 +7,9 @@ training on N replicas gives the weights of one.
 
 from __future__ import annotations
 
+import contextlib
 import random
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -15,12 +17,61 @@ import tensorflow as tf
 from keras import ops
 
 _EVALUATION_STREAM = 0x5EED
+_alike = False
+
+
+@contextlib.contextmanager
+def all_alike(enabled: bool = True) -> Iterator[None]:
+    """Traces a step in which every replica computes the whole batch, as if it were alone.
+
+    For batches that are too small to give each replica a part: most networks cannot take an
+    empty one.
+    """
+    global _alike
+    before, _alike = _alike, enabled
+    try:
+        yield
+    finally:
+        _alike = before
 
 
 def replica_count() -> int:
-    """Number of replicas that share the step being traced (1 outside a strategy)."""
+    """Number of replicas that share the batch of the step being traced (1 outside a strategy)."""
+    return 1 if _alike else _replicas()
+
+
+def copies() -> int:
+    """Number of replicas that compute the same batch: 1, unless all are alike."""
+    return _replicas() if _alike else 1
+
+
+def _replicas() -> int:
     context = tf.distribute.get_replica_context()
     return 1 if context is None else context.num_replicas_in_sync
+
+
+def share(rows: Any) -> Any:
+    """This replica's part of a batch, `(n, ...)`; all of it where all are alike."""
+    if replica_count() == 1:
+        return rows
+    context = tf.distribute.get_replica_context()
+    start, stop = bounds(
+        ops.shape(rows)[0], context.replica_id_in_sync_group, context.num_replicas_in_sync
+    )
+    return rows[start:stop]
+
+
+def bounds(count: Any, replica: Any, replicas: int) -> tuple[Any, Any]:
+    """First and last row of a replica's part of `count` rows; parts differ by one row at most."""
+    return count * replica // replicas, count * (replica + 1) // replicas
+
+
+def count_once(per_example: Any) -> Any:
+    """The rows that this replica adds to a metric: none if another one adds the same."""
+    if copies() == 1:
+        return per_example
+    first = tf.distribute.get_replica_context().replica_id_in_sync_group == 0
+    return per_example[: tf.where(first, ops.shape(per_example)[0], 0)]
 
 
 def all_sum(x: Any) -> Any:
@@ -119,6 +170,7 @@ class Noise(keras.random.SeedGenerator):
     def __init__(self, seed: int | None = None, **kwargs: Any) -> None:
         self.seed = random.randint(1, 10**9) if seed is None else seed
         super().__init__(self.seed, **kwargs)
+        self.state.by_position = True
 
     def uniform(
         self, batch: Any, shape: tuple[int, ...] = (), training: bool = True, stream: int = 0

@@ -1,4 +1,4 @@
-"""Set before TensorFlow starts: CPU only, two logical devices for the tests of replicas."""
+"""Set before TensorFlow starts: CPU only, three logical devices for the tests of replicas."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 import tensorflow as tf
 
 tf.config.set_logical_device_configuration(
-    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
+    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 3
 )
 
 

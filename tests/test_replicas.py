@@ -25,14 +25,15 @@ from kerasunsup.replicas import Noise
 SHAPE = (8, 8, 1)
 
 
+def mirrored(replicas):
+    devices = [f"CPU:{i}" for i in range(replicas)]
+    reduction = tf.distribute.ReductionToOneDevice()
+    return tf.distribute.MirroredStrategy(devices, cross_device_ops=reduction)
+
+
 @pytest.fixture(scope="module")
 def two_replicas():
-    devices = tf.config.list_logical_devices("CPU")
-    if len(devices) < 2:
-        pytest.skip("needs two logical CPU devices, see conftest.py")
-    return tf.distribute.MirroredStrategy(
-        ["CPU:0", "CPU:1"], cross_device_ops=tf.distribute.ReductionToOneDevice()
-    )
+    return mirrored(2)
 
 
 def vae(**arguments):
@@ -164,7 +165,8 @@ CASES = {
 def train(make, x, **arguments):
     keras.utils.set_random_seed(0)
     model = make()
-    rate = 0.001 if isinstance(model, BarlowTwins) else 0.01  # its loss is a sum over dimensions
+    # Statistics of a last batch of three rows make rounding grow
+    rate = 0.001 if isinstance(model, (BarlowTwins, SimCLR)) else 0.01
     optimizers = {name: keras.optimizers.SGD(rate) for name in model.optimizer_variables}
     model.compile(**optimizers, **arguments)
     y = np.arange(len(x)) % 3
@@ -183,26 +185,13 @@ def assert_equal(one, two):
             np.testing.assert_allclose(values, second[name], rtol=1e-4, err_msg=name)
 
 
-CONVOLUTIONAL = (
-    "classifier",
-    "simclr",
-    "barlow twins",
-    "finetuned",
-    "finetuned layerwise",
-    "dcgan",
-    "wgan-gp",
-    "residual gan",
-    "conditional gan",
-    "vq-vae",
-)
+MANY_ROWS = ("simclr", "barlow twins", "wgan-gp", "conditional gan")
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_two_replicas_train_the_weights_of_one(case, two_replicas):
-    # The last batch is uneven, without convolutions a single row: one replica gets none.
-    # (TensorFlow's convolutions on CPU do not take an empty batch.)
-    rows = 43 if case in CONVOLUTIONAL else 37
-    x = np.random.default_rng(0).random((rows, *SHAPE), dtype="float32")
+    # The last batch has too few rows for two replicas: one; or three where a step needs as many
+    x = np.random.default_rng(0).random((39 if case in MANY_ROWS else 37, *SHAPE), dtype="float32")
     one = train(CASES[case], x)
     with two_replicas.scope():
         two = train(CASES[case], x)

@@ -20,7 +20,7 @@ from keras import ops
 from kerasunsup.errors import InputError
 from kerasunsup.models.fitting import Fitting
 from kerasunsup.models.verbs import VOCABULARY, BoundVerb, drop_labels, labels_of, verb
-from kerasunsup.replicas import Noise, global_mean, replica_count
+from kerasunsup.replicas import Noise, copies, count_once, global_mean, replica_count
 
 
 class UnsupervisedModel(Fitting):
@@ -157,8 +157,9 @@ class UnsupervisedModel(Fitting):
         if self.clip_norm:
             scale = tf.cast(chosen.dynamic_scale, tf.float32) if scaling else 1.0
             gradients, _ = tf.clip_by_global_norm(gradients, self.clip_norm * scale)
-        if reduce_first:  # apply_gradients sums over the replicas again
-            gradients = [gradient / replicas for gradient in gradients]
+        counted = replicas if reduce_first else copies()
+        if counted > 1:  # apply_gradients sums over the replicas
+            gradients = [tf.convert_to_tensor(gradient) / counted for gradient in gradients]
         chosen.apply_gradients(zip(gradients, variables, strict=True))
 
     def track(self, terms: Mapping[str, Any]) -> None:
@@ -167,7 +168,7 @@ class UnsupervisedModel(Fitting):
             value = terms[tracker.name]
             if tracker.name == "loss":
                 value = value + terms.get("batch_loss", 0.0)
-            tracker.update_state(value)
+            tracker.update_state(count_once(value))
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
@@ -190,6 +191,8 @@ class UnsupervisedModel(Fitting):
         return {metric.name: metric.result() for metric in self.metrics}
 
     def predict_step(self, data: Any) -> Any:
+        if isinstance(data, dict):  # of `distributed.share_out_padded`
+            return {"outputs": self(data["x"], training=False), "real": data["real"]}
         return self(drop_labels(data), training=False)
 
     # Compile
@@ -313,17 +316,16 @@ class UnsupervisedModel(Fitting):
             "clip_norm": self.clip_norm,
             "steps_per_execution": self.requested_steps_per_execution,
             "jit_compile": self.jit_steps,
-            "stage": {"number": self.stage, "steps_before": self._steps_before_stage}
-            if self._stage_begun
+            "progress": {"stage": self.stage, "steps": self.steps_done}
+            if self.steps_done
             else None,
         }
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         config = dict(config)
-        stage = config.pop("stage", None)
-        if stage:
-            self.stage, self._steps_before_stage = stage["number"], stage["steps_before"]
-            self._stage_begun = True
+        progress = config.pop("progress", None)
+        if progress and progress["steps"]:
+            self.stage, self.steps_done = progress["stage"], progress["steps"]
             self.freeze_for(self.stage)
         optimizers = {
             name: keras.saving.deserialize_keras_object(value)
@@ -356,13 +358,15 @@ class UnsupervisedModel(Fitting):
         config = copy.deepcopy(config)  # deserialisation of functional models empties it
         return cls(**{name: restore(value) for name, value in config.items()})
 
-    def _random_states(self) -> list[Any]:
+    @property
+    def random_states(self) -> list[Any]:
+        """States of seed generators: variables that are no weights."""
         weights = {id(variable) for variable in self.weights}
         return [variable for variable in self.variables if id(variable) not in weights]
 
     def save_own_variables(self, store: Any) -> None:
         super().save_own_variables(store)
-        for i, variable in enumerate(self._random_states()):
+        for i, variable in enumerate(self.random_states):
             store[f"random_{i}"] = variable.numpy()
 
     def load_own_variables(self, store: Any) -> None:
@@ -370,7 +374,7 @@ class UnsupervisedModel(Fitting):
         super().load_own_variables(
             {name: store[name] for name in names if not name.startswith("random_")}
         )
-        for i, variable in enumerate(self._random_states()):
+        for i, variable in enumerate(self.random_states):
             if f"random_{i}" in names:
                 variable.assign(store[f"random_{i}"])
 

@@ -6,6 +6,7 @@ how many epochs each has, and what is trained in it.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,8 +16,10 @@ import tensorflow as tf
 
 from kerasunsup.checks import check_array, check_labels
 from kerasunsup.errors import InputError
-from kerasunsup.models import resident
+from kerasunsup.models import distributed, resident
 from kerasunsup.models.verbs import drop_labels, labels_of
+
+BATCH_SIZE = 32  # where none is given, as in Keras
 
 
 class Fitting(keras.Model):
@@ -25,10 +28,13 @@ class Fitting(keras.Model):
     labels: int | None = None  # number of classes, for a model that trains on labels
     least_batch: int = 1  # rows that a step needs
     stage: int = 0  # of training, counted from 0
+    steps_done: int = 0  # training steps so far, of all stages
     health: tuple[str, ...] = ()  # what was wrong at the end of the last epoch, in sentences
-    _stage_begun: bool = False
-    _steps_before_stage: int = 0
+    _steps_to_skip: int = 0
+    _steps_in_call: int = 1
     _resident_data: Any = None
+    train_function: Callable[[Any], Any] | None
+    test_function: Callable[[Any], Any] | None
     _plan: resident.Plan | None = None
 
     def fit(
@@ -42,14 +48,24 @@ class Fitting(keras.Model):
         validation_data: Any = None,
         shuffle: bool = True,
         initial_epoch: int = 0,
+        initial_step: int = 0,
         steps_per_epoch: int | None = None,
         **kwargs: Any,
     ) -> keras.callbacks.History:
         """Trains on arrays or a tf.data.Dataset of batches; most families ignore labels.
 
         The order of examples is a function of the seed and of the number of steps done, so a
-        saved and reloaded model goes on as if it had never stopped. Arguments as in Keras.
+        saved and reloaded model goes on as if it had never stopped. Under a strategy each worker
+        gives the same data, streams in the same order; each example is used once in an epoch.
+        Arguments as in Keras, but for `initial_step`: the steps of the first epoch that were done
+        before the model was saved; a stream begins with the first of the others.
+
+        Raises:
+            InputError: Bad data, or what cannot be trained by the strategy of the model.
         """
+        self._assert_compile_called("fit")
+        distributed.check(self)
+        replicated = self.distribute_strategy.num_replicas_in_sync > 1
         given = x if y is None else (x, y)
         x = drop_labels(x)
         if isinstance(validation_data, tf.data.Dataset):
@@ -58,6 +74,13 @@ class Fitting(keras.Model):
             validation_data = self._arrays(validation_data, "validation_data")
         if isinstance(x, tf.data.Dataset):
             x = self._checked_stream(x)
+            known = steps_per_epoch or x.cardinality() > 0
+            self.steps_per_execution = (known and self.requested_steps_per_execution) or 1
+            self._plan = None
+            if replicated:
+                if steps_per_epoch is None and x.cardinality() > 0:
+                    steps_per_epoch, x = int(x.cardinality()), x.repeat()
+                x = distributed.share_out(x, self)
         else:
             arrays = self._arrays(given, "x")
             x = drop_labels(arrays)
@@ -68,20 +91,33 @@ class Fitting(keras.Model):
                 x = x[:kept]
             plan = self._plan = resident.Plan(
                 examples=len(x),
-                batch_size=32 if batch_size is None else batch_size,
+                batch_size=BATCH_SIZE if batch_size is None else batch_size,
                 steps_per_epoch=steps_per_epoch,
                 steps_per_execution=self.requested_steps_per_execution,
-                replicas=self.distribute_strategy.num_replicas_in_sync,
                 least_batch=self.least_batch,
             )
             steps_per_epoch, batch_size = plan.steps_per_epoch, None
             self.steps_per_execution = plan.steps_per_execution
-            self._resident_data = tf.nest.map_structure(tf.convert_to_tensor, arrays)
-            first_epoch = self.steps_done // plan.steps_per_epoch
-            x = plan.indices(self.seed if shuffle else None, first_epoch, epochs - initial_epoch)
+            with tf.device("CPU:0") if replicated else contextlib.nullcontext():
+                self._resident_data = tf.nest.map_structure(tf.convert_to_tensor, arrays)
+            x = plan.indices(
+                self.seed if shuffle else None,
+                self.steps_done,
+                epochs - initial_epoch,
+                initial_step,
+            )
+            x = distributed.same_for_each_replica(x, self) if replicated else x
             kwargs.setdefault("validation_batch_size", plan.batch_size)
-        self.train_function: Callable[[Any], Any] | None = None
-        callbacks = [_Stages(), _Watch(), *(kwargs.pop("callbacks", None) or [])]
+        if replicated:
+            distributed.separate_streams(self)
+            if validation_data is not None:
+                size = kwargs.pop("validation_batch_size", None) or batch_size
+                validation_data, kwargs["validation_steps"] = self._shared_out(
+                    validation_data, size, kwargs.get("validation_steps")
+                )
+        self._steps_to_skip = initial_step
+        self.train_function = None
+        callbacks = [_Stages(initial_step), _Watch(), *(kwargs.pop("callbacks", None) or [])]
         try:
             return super().fit(
                 x,
@@ -96,6 +132,17 @@ class Fitting(keras.Model):
             )
         finally:
             self._resident_data = self.train_function = None
+            self._plan, self._steps_to_skip = None, 0
+
+    def _shared_out(
+        self, data: Any, batch_size: int | None, steps: int | None
+    ) -> tuple[tf.distribute.DistributedDataset, int | None]:
+        """Arrays or a stream of batches, divided among the replicas, and the number of batches."""
+        if not isinstance(data, tf.data.Dataset):
+            data = tf.data.Dataset.from_tensor_slices(data).batch(batch_size or BATCH_SIZE)
+        if steps is None and data.cardinality() > 0:
+            steps = int(data.cardinality())
+        return distributed.share_out(data, self), steps
 
     def prepare(self, x: Any, name: str) -> np.ndarray:
         """Checks an array for training; families that transform data once do it here."""
@@ -177,16 +224,15 @@ class Fitting(keras.Model):
         if not isinstance(x, tf.data.Dataset):
             shape = self.input_shape[1:]
             x = check_array(x, shape=shape, value_range=self.value_range, name="x")
-        return super().predict(x, **kwargs)
-
-    @property
-    def steps_done(self) -> int:
-        """Training steps done so far, of all stages."""
-        return self._steps_before_stage + self._steps_of_stage
-
-    @property
-    def _steps_of_stage(self) -> int:
-        return int(getattr(self, next(iter(self.optimizer_variables))).iterations.numpy())
+        if self.distribute_strategy.num_replicas_in_sync == 1:
+            return super().predict(x, **kwargs)
+        size = kwargs.pop("batch_size", None) or BATCH_SIZE
+        if not isinstance(x, tf.data.Dataset):
+            x = tf.data.Dataset.from_tensor_slices(x).batch(size)
+        if x.cardinality() > 0:
+            kwargs.setdefault("steps", int(x.cardinality()))
+        padded = super().predict(distributed.share_out_padded(x, self), **kwargs)
+        return tf.nest.map_structure(lambda rows: rows[padded["real"]], padded["outputs"])
 
     def findings(self, metrics: Mapping[str, float]) -> list[str]:
         """What the metrics of an epoch say is wrong, in sentences; none for a healthy model."""
@@ -212,12 +258,9 @@ class Fitting(keras.Model):
         Learning-rate schedules start again. The same happens where `trainable` of a part was set
         by hand since the model was compiled.
         """
-        steps_before = self.steps_done
-        changed = stage != self.stage
-        self.stage, self._stage_begun = stage, True
+        changed, self.stage = stage != self.stage, stage
         self.freeze_for(stage)
         if changed or self.optimizers_outdated:
-            self._steps_before_stage = steps_before
             self.renew_optimizers()
             self._train_functions.clear()
             self.train_function = self.test_function = None
@@ -227,31 +270,99 @@ class Fitting(keras.Model):
         if kwargs.get("_use_cached_eval_dataset"):
             return super().evaluate(x, **kwargs)
         if isinstance(drop_labels(x), tf.data.Dataset):
-            return super().evaluate(self._checked_stream(drop_labels(x)), **kwargs)
-        arrays = self._arrays(x if y is None else (x, y), "x")
-        x, y = arrays if isinstance(arrays, tuple) else (arrays, None)
+            data: Any = self._checked_stream(drop_labels(x))
+        else:
+            data = self._arrays(x if y is None else (x, y), "x")
+        if self.distribute_strategy.num_replicas_in_sync > 1:
+            size, steps = kwargs.pop("batch_size", None), kwargs.pop("steps", None)
+            data, steps = self._shared_out(data, size, steps)
+            return super().evaluate(data, steps=steps, **kwargs)
+        x, y = data if isinstance(data, tuple) else (data, None)
         return super().evaluate(x, y, **kwargs)
 
+    # Compiled functions
+
     def make_train_function(self, force: bool = False) -> Any:
-        if self._resident_data is None or self._plan is None:
-            return super().make_train_function(force)
-        key = (self._plan.batch_size, self._plan.steps_per_execution)
-        if key not in self._train_functions:
-            self._train_functions[key] = resident.train_function(self, self._plan)
-        compiled, data = self._train_functions[key], self._resident_data
-        self.train_function = lambda iterator: compiled(iterator, data)
+        if self.train_function is None or force:
+            function = self._make_train_function()
+            self.train_function = self._skipping(function) if self._steps_to_skip else function
         return self.train_function
+
+    def _make_train_function(self) -> Callable[[Any], Any]:
+        """Iterator -> logs of the steps of one call."""
+        data, plan = self._resident_data, self._plan
+        key = plan and (plan.batch_size, plan.last_batch, plan.steps_per_execution)
+        if key not in self._train_functions:
+            self._train_functions[key] = (
+                distributed.stream_function(self, self.train_step)
+                if plan is None
+                else resident.train_function(self, plan)
+            )
+        compiled = self._train_functions[key]
+        if plan is None:
+            return lambda iterator: compiled(iterator, tf.constant(self._steps_in_call))
+        return lambda iterator: compiled(iterator, data)
+
+    def _skipping(self, function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        """Lets the steps pass that were done before the first epoch was interrupted."""
+
+        def skip_or_train(iterator: Any) -> Any:
+            if self._steps_to_skip > 0:
+                self._steps_to_skip -= self.steps_per_execution
+                return self.get_metrics_result()
+            return function(iterator)
+
+        return skip_or_train
+
+    def make_test_function(self, force: bool = False) -> Any:
+        if self.distribute_strategy.num_replicas_in_sync == 1:
+            return super().make_test_function(force)
+        if self.test_function is None or force:
+            function = distributed.stream_function(self, self.test_step)
+            steps = tf.constant(self.steps_per_execution)
+            self.test_function = lambda iterator: function(iterator, steps)
+        return self.test_function
+
+    def train_on_batch(self, *args: Any, **kwargs: Any) -> Any:
+        self._refuse_on_replicas("train_on_batch")
+        return super().train_on_batch(*args, **kwargs)
+
+    def test_on_batch(self, *args: Any, **kwargs: Any) -> Any:
+        self._refuse_on_replicas("test_on_batch")
+        return super().test_on_batch(*args, **kwargs)
+
+    def _refuse_on_replicas(self, method: str) -> None:
+        replicas = self.distribute_strategy.num_replicas_in_sync
+        if replicas > 1:
+            raise InputError(
+                f"Keras gives the whole batch to every replica in `{method}`: use fit or evaluate. "
+                f"Received: {replicas} replicas"
+            )
 
     def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
         """Skips Keras' look at the first batch: it would shift shuffles, and all is built."""
 
 
 class _Stages(keras.callbacks.Callback):
-    """Enters each stage as its first epoch begins."""
+    """Enters each stage as its first epoch begins, and counts steps."""
+
+    def __init__(self, skipped: int) -> None:
+        super().__init__()
+        self.skipped = skipped
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self.model.enter_stage(self.model.stage_at(epoch, self.params["epochs"]))
         self.model.make_train_function()
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        most, steps = self.model.steps_per_execution, self.params["steps"]
+        self.model._steps_in_call = min(most, steps - batch) if steps else most
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        if self.skipped > 0:
+            self.skipped -= self.model._steps_in_call
+        else:
+            self.model.steps_done += self.model._steps_in_call
 
 
 class _Watch(keras.callbacks.Callback):

@@ -24,7 +24,7 @@ from kerasunsup.models.base import (
     refuse_normalization,
 )
 from kerasunsup.models.verbs import verb
-from kerasunsup.replicas import every_nth, global_mean, replica_count
+from kerasunsup.replicas import count_once, every_nth, global_mean, replica_count
 
 
 class AdversarialLoss(NamedTuple):
@@ -326,7 +326,7 @@ class GAN(UnsupervisedModel):
     def track(self, terms: Mapping[str, Any]) -> None:
         super().track(terms)
         if self.penalty_tracker is not None:
-            self.penalty_tracker.update_state(terms["gradient_penalty"])
+            self.penalty_tracker.update_state(count_once(terms["gradient_penalty"]))
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:

@@ -1,17 +1,20 @@
 """Training from arrays: data resident as they are, many steps in one compiled function.
 
 Only indices travel through tf.data. One element is a block of `steps_per_execution` batches of
-indices (one batch under several replicas); the compiled function gathers each batch in the graph.
+indices, the same for every replica; the compiled function gathers each batch in the graph.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 from typing import TYPE_CHECKING, Any
 
 import tensorflow as tf
 
 from kerasunsup.errors import InputError
+from kerasunsup.models.distributed import results, run_step
+from kerasunsup.replicas import share
 
 if TYPE_CHECKING:
     from kerasunsup.models.base import UnsupervisedModel
@@ -28,7 +31,6 @@ class Plan:
         batch_size: Rows in a step, over all replicas.
         steps_per_epoch: Steps after which an epoch ends; all rows when None.
         steps_per_execution: Steps in a call; chosen when None.
-        replicas: Number of replicas.
         least_batch: A last batch of fewer rows is left out.
     """
 
@@ -38,7 +40,6 @@ class Plan:
         batch_size: int,
         steps_per_epoch: int | None,
         steps_per_execution: int | None,
-        replicas: int,
         least_batch: int = 1,
     ) -> None:
         if batch_size < 1:
@@ -59,14 +60,22 @@ class Plan:
                 f"examples give. Received: {steps_per_epoch}"
             )
         self.rows = min(used, self.steps_per_epoch * batch_size)
-        if replicas > 1:
-            self.steps_per_execution = 1
-        else:
-            chosen = min(self.steps_per_epoch // CALLS_PER_EPOCH, MOST_STEPS_PER_CALL)
-            self.steps_per_execution = max(1, steps_per_execution or chosen)
+        self.last_batch = self.rows % batch_size
+        chosen = min(self.steps_per_epoch // CALLS_PER_EPOCH, MOST_STEPS_PER_CALL)
+        self.steps_per_execution = max(1, steps_per_execution or chosen)
 
-    def indices(self, seed: int | None, first_epoch: int, epochs: int) -> tf.data.Dataset:
-        """Blocks of row numbers, epoch after epoch; the order depends on seed and epoch alone."""
+    def indices(
+        self, seed: int | None, steps_done: int, epochs: int, initial_step: int = 0
+    ) -> tf.data.Dataset:
+        """Blocks of row numbers, epoch after epoch; the order depends on seed and epoch alone.
+
+        Args:
+            seed: Of the order; None for that of the data.
+            steps_done: Steps so far, of all epochs.
+            epochs: Epochs to come.
+            initial_step: Steps of the first of them that are left out.
+        """
+        first_epoch = steps_done // self.steps_per_epoch
 
         def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
             order = tf.range(self.examples, dtype=tf.int32)
@@ -74,7 +83,8 @@ class Plan:
                 stream = tf.stack([tf.constant(seed % 2**31, tf.int64), epoch])
                 order = tf.random.experimental.stateless_shuffle(order, stream)
             block = self.batch_size * self.steps_per_execution
-            return tf.data.Dataset.from_tensor_slices(order[: self.rows]).batch(block)
+            done = tf.where(epoch == first_epoch, initial_step * self.batch_size, 0)
+            return tf.data.Dataset.from_tensor_slices(order[done : self.rows]).batch(block)
 
         epochs_seen = tf.data.Dataset.range(first_epoch, first_epoch + max(epochs, 0))
         return epochs_seen.flat_map(one_epoch).prefetch(1)
@@ -88,35 +98,34 @@ def rows_used(examples: int, batch_size: int, least_batch: int) -> int:
 
 def train_function(model: UnsupervisedModel, plan: Plan) -> Any:
     """A function (iterator over blocks, data) -> logs that runs the steps of one block."""
-    if model.distribute_strategy.num_replicas_in_sync > 1:
-        function = _replicated_step(model)
-    elif model.run_eagerly:
+    if model.run_eagerly:
         return _eager_steps(model, plan)
-    else:
-        function = _many_steps(model, plan)
-    return function if model.run_eagerly else tf.function(_unconverted(function))
+    return tf.function(_unconverted(_many_steps(model, plan)))
 
 
-def _replicated_step(model: UnsupervisedModel) -> Any:
-    strategy = model.distribute_strategy
+def _step(model: UnsupervisedModel) -> Any:
+    """(Numbers of a batch's rows, data, their number if known) -> one step on the replicas."""
+    replicas = model.distribute_strategy.num_replicas_in_sync
 
-    def one_step(iterator: Any, data: Any) -> Any:
-        logs = strategy.run(
-            lambda rows: model.train_step(_rows(data, rows)), args=(next(iterator),)
-        )
-        return {name: strategy.reduce("MEAN", log, axis=None) for name, log in logs.items()}
+    def one_replica(rows: Any, data: Any) -> None:
+        model.train_step(_rows(data, share(rows), replicas))
 
-    return one_step
+    def step(rows: Any, data: Any, count: int) -> None:
+        alike = replicas > 1 and count < replicas * model.least_batch
+        run_step(model, one_replica, (rows, data), alike)
+
+    return step
 
 
 def _many_steps(model: UnsupervisedModel, plan: Plan) -> Any:
     batch, most = plan.batch_size, plan.steps_per_execution
+    step = _step(model)
 
     def full_batches(rows: tf.Tensor, steps: tf.Tensor, data: Any) -> None:
         batches = tf.reshape(rows, (most, batch))
 
         def body(i: tf.Tensor) -> tuple[tf.Tensor]:
-            model.train_step(_rows(data, batches[i]))
+            step(batches[i], data, batch)
             return (i + 1,)
 
         tf.while_loop(lambda i: i < steps, body, (tf.constant(0),))
@@ -125,34 +134,46 @@ def _many_steps(model: UnsupervisedModel, plan: Plan) -> Any:
         full_batches = tf.function(_unconverted(full_batches), jit_compile=True)
 
     def block(iterator: Any, data: Any) -> dict[str, Any]:
-        rows = next(iterator)
+        rows = _next_block(model, iterator)
         count = tf.size(rows)
         steps = count // batch
         full_batches(tf.pad(rows, [[0, most * batch - count]]), steps, data)
 
         def last_batch() -> tf.Tensor:
-            model.train_step(_rows(data, rows[steps * batch :]))
+            step(rows[steps * batch :], data, plan.last_batch)
             return tf.constant(0)
 
-        tf.cond(count % batch > 0, last_batch, lambda: tf.constant(0))
-        return {metric.name: metric.result() for metric in model.metrics}
+        if plan.last_batch:
+            tf.cond(count % batch > 0, last_batch, lambda: tf.constant(0))
+        return results(model)
 
     return block
 
 
 def _eager_steps(model: UnsupervisedModel, plan: Plan) -> Any:
+    step = _step(model)
+
     def block(iterator: Any, data: Any) -> dict[str, Any]:
-        rows = next(iterator)
+        rows = _next_block(model, iterator)
         for start in range(0, len(rows), plan.batch_size):
-            logs = model.train_step(_rows(data, rows[start : start + plan.batch_size]))
-        return logs
+            batch = rows[start : start + plan.batch_size]
+            step(batch, data, len(batch))
+        return results(model)
 
     return block
 
 
-def _rows(data: Any, rows: Any) -> Any:
-    """The chosen rows of a tensor, or of each tensor of a tuple."""
-    return tf.nest.map_structure(lambda tensor: tf.gather(tensor, rows), data)
+def _next_block(model: UnsupervisedModel, iterator: Any) -> Any:
+    return model.distribute_strategy.experimental_local_results(next(iterator))[0]
+
+
+def _rows(data: Any, rows: Any, replicas: int) -> Any:
+    """The chosen rows of a tensor, or of each tensor of a tuple.
+
+    Data that several replicas draw from stay in the memory of the host.
+    """
+    with tf.device("CPU:0") if replicas > 1 else contextlib.nullcontext():
+        return tf.nest.map_structure(lambda tensor: tf.gather(tensor, rows), data)
 
 
 def _unconverted(function: Any) -> Any:

@@ -33,6 +33,7 @@ from kerasunsup.models.base import (
 )
 from kerasunsup.models.likelihood import estimate_log_likelihood
 from kerasunsup.models.verbs import batches, verb
+from kerasunsup.replicas import count_once
 
 LARGEST_LOG_VARIANCE = 10.0
 
@@ -212,7 +213,7 @@ class VAE(UnsupervisedModel):
 
     def track(self, terms: Any) -> None:
         super().track(terms)
-        self.active_units.update_state(terms["mean"])
+        self.active_units.update_state(count_once(terms["mean"]))
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:

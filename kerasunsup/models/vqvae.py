@@ -22,7 +22,7 @@ from kerasunsup.losses import cross_entropy, squared_error, sum_over_features
 from kerasunsup.metrics.perplexity import Perplexity
 from kerasunsup.models.base import UnsupervisedModel, refuse_normalization
 from kerasunsup.models.verbs import batches, verb
-from kerasunsup.replicas import global_mean
+from kerasunsup.replicas import count_once, global_mean
 
 OPTIMIZERS = ("optimizer", "prior_optimizer")  # of each stage
 DEAD = 0.05  # perplexity as a share of the number of codes
@@ -206,7 +206,7 @@ class VQVAE(UnsupervisedModel):
 
     def track(self, terms: Any) -> None:
         super().track(terms)
-        self.perplexity.update_state(terms["codes"])
+        self.perplexity.update_state(count_once(terms["codes"]))
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
@@ -244,10 +244,6 @@ class VQVAE(UnsupervisedModel):
 
     def optimizer_epochs(self, name: str, epochs: int) -> int:
         return max(1, self.stage_epochs(epochs)[-1 if name == "prior_optimizer" else 0])
-
-    @property
-    def _steps_of_stage(self) -> int:
-        return int(getattr(self, OPTIMIZERS[self.stage]).iterations.numpy())
 
     def compile(
         self,
