@@ -10,6 +10,7 @@ from typing import Any
 import keras
 
 from kerasunsup.errors import InputError
+from kerasunsup.models.base import dtype_policy
 from kerasunsup.recipe import Recipe, suggest
 
 
@@ -41,14 +42,17 @@ def create_model(
         "latent_dim": recipe.model.arguments.get("latent_dim"),
         **{name: recipe.model.arguments.get(name) for name in ("labels", "codes", "code_dim")},
     }
-    arguments = {
-        "value_range": value_range,
-        **_build_networks(recipe.model.arguments, context, "model"),
-    }
-    arguments.update(named_classes(cls, recipe.model.arguments, class_names))
-    if recipe.train.standardize:
-        arguments["normalization"] = keras.layers.Normalization(name="normalization")
-    model = _call(cls, arguments, "model")
+    with dtype_policy(recipe.train.precision):
+        arguments = {
+            "value_range": value_range,
+            **_build_networks(recipe.model.arguments, context, "model"),
+        }
+        arguments.update(named_classes(cls, recipe.model.arguments, class_names))
+        if recipe.train.standardize:
+            arguments["normalization"] = keras.layers.Normalization(
+                name="normalization", dtype="float32"
+            )
+        model = _call(cls, arguments, "model")
     compile_model(model, recipe, steps_per_epoch)
     return model
 

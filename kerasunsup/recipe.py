@@ -25,6 +25,10 @@ def _at_least(minimum: int, default: Any = MISSING) -> Any:
     return field(default=default, metadata={"minimum": minimum})
 
 
+def _one_of(*choices: str) -> Any:
+    return field(default=choices[0], metadata={"choices": choices})
+
+
 @dataclass(frozen=True)
 class DataSpec:
     """`[data]`: what `kerasunsup.data.load` takes, and which part is trained on.
@@ -68,9 +72,13 @@ class TrainSpec:
     Attributes:
         epochs: Passes over the train split.
         batch_size: Examples in a step, over all replicas.
+        precision: Keras' dtype policy of the networks: "float32", "mixed_bfloat16" or
+            "mixed_float16". Weights, losses and statistics stay float32.
         seed: Of weights, noise and the order of examples.
         picture_every: Epochs between pictures; 0 for none.
         fcd_every: Epochs between measurements of 2,000 samples (fcd_relative); 0 for none.
+        checkpoint_every: Steps between checkpoints within an epoch; 0 for none. Those at the ends
+            of epochs are always there.
         patience: Epochs without a better validation loss after which training stops.
         standardize: Normalise the columns of tables.
         weight_bits: Significant bits that trained weights are rounded to before they are exported,
@@ -80,9 +88,11 @@ class TrainSpec:
 
     epochs: int = _at_least(1)
     batch_size: int = _at_least(1, 128)
+    precision: str = _one_of("float32", "mixed_bfloat16", "mixed_float16")
     seed: int = _at_least(0, 0)
     picture_every: int = _at_least(0, 0)
     fcd_every: int = _at_least(0, 0)
+    checkpoint_every: int = _at_least(0, 0)
     patience: int | None = _at_least(1, None)
     standardize: bool = False
     weight_bits: int | None = _at_least(8, None)
@@ -272,6 +282,11 @@ def _convert_table(table: Any, cls: Any, key: str) -> Any:
             minimum = item.metadata.get("minimum")
             if minimum is not None and values[name] is not None and values[name] < minimum:
                 raise InputError(f"`{dotted}` must be at least {minimum}. Received: {values[name]}")
+            choices = item.metadata.get("choices", (values[name],))
+            if values[name] not in choices:
+                raise InputError(
+                    f"`{dotted}` must be one of {', '.join(choices)}. Received: {values[name]!r}"
+                )
         elif item.default is MISSING and item.default_factory is MISSING:
             raise InputError(f"`{dotted}` is missing. Received: keys {sorted(map(str, table))}")
     return cls(**values)

@@ -7,7 +7,6 @@ RUN/recipe.toml  run.json  history.csv  model.keras  saved_model/<version>/  sam
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import time
 from dataclasses import dataclass
@@ -18,12 +17,15 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from kerasunsup import checkpoint as checkpoints
+from kerasunsup import strategies
 from kerasunsup.building import create_model
-from kerasunsup.callbacks import Checkpoint, FrechetDistance, Pictures, StopOnBadLoss
+from kerasunsup.callbacks import FrechetDistance, Pictures, StopOnBadLoss
+from kerasunsup.checkpoint import Checkpoint
 from kerasunsup.data import Dataset
 from kerasunsup.errors import InputError, TrainingError
 from kerasunsup.export import export
-from kerasunsup.files import atomic_file, atomic_write, recover_folder
+from kerasunsup.files import atomic_file, atomic_write
 from kerasunsup.health import Health
 from kerasunsup.models import UnsupervisedModel
 from kerasunsup.models.resident import rows_used
@@ -44,11 +46,13 @@ class Run:
         model: The trained model.
         history: Metric name -> value of each epoch, epochs before a resume included.
         folder: Where everything lies.
+        chief: Whether this process wrote it; False on the other workers of a cluster.
     """
 
     model: UnsupervisedModel
     history: dict[str, list[float]]
     folder: Path
+    chief: bool = True
 
 
 def train(
@@ -58,20 +62,25 @@ def train(
     strategy: str | tf.distribute.Strategy = "auto",
     resume: bool = False,
     reset: bool = False,
+    deterministic: bool = False,
     verbose: int | str = "auto",
 ) -> Run:
     """Trains by a recipe, exports the model, and keeps all of it in one folder.
 
     A run that was interrupted at any point goes on with `resume=True` and ends with the weights
-    that it would have had (bit for bit on CPU).
+    that it would have had (bit for bit on CPU). On N replicas it trains the weights of one
+    (docs/distributed.md). In a cluster every worker calls this with the same arguments and sees
+    the same `out`; the chief writes.
 
     Args:
         recipe: A Recipe, its path or a dict; `zoo.recipe(name)` is that of an entry.
         out: Folder of the run; `runs/<name>` when None.
-        strategy: "auto", "none", "mirrored", "multiworker" or a tf.distribute.Strategy. "auto" is
-            multi-worker where TF_CONFIG is set, mirrored where there are several GPUs.
+        strategy: "auto", "none", "mirrored", "multiworker", "tpu" or a tf.distribute.Strategy.
+            "auto" is multi-worker where TF_CONFIG is set, mirrored where there are several GPUs.
         resume: Go on with the run in `out`.
         reset: Start anew, replacing the run in `out`.
+        deterministic: Use deterministic algorithms alone, also on GPUs, and fail where TensorFlow
+            has none. For the rest of the process.
         verbose: As in `keras.Model.fit`.
 
     Returns:
@@ -79,46 +88,46 @@ def train(
 
     Raises:
         InputError: A bad recipe, or `out` holds another run.
-        TrainingError: Interrupted, or the loss is not finite. The last good state is kept.
+        TrainingError: Interrupted, the loss is not finite, or a worker of the cluster has gone.
+            The last good state is kept.
         OutputError: `out` cannot be written.
     """
     recipe = Recipe.load(recipe)
     folder = Path(out) if out is not None else Path("runs", recipe.name)
     _check_folder(folder, recipe, resume, reset)
-    chosen = choose_strategy(strategy)  # first: a cluster must be set up before TensorFlow runs
-    data = recipe.data.load()
+    chosen = strategies.choose(strategy)  # first: a cluster must meet before TensorFlow runs
+    if verbose:
+        print(strategies.describe(chosen, recipe.train.batch_size), flush=True)
+    if deterministic:
+        tf.config.experimental.enable_op_determinism()
+    with strategies.lost_workers_named(chosen):
+        run = _train(recipe, folder, chosen, resume, verbose)
+        strategies.wait_for_all(chosen)
+    return run
+
+
+def _train(
+    recipe: Recipe,
+    folder: Path,
+    strategy: tf.distribute.Strategy,
+    resume: bool,
+    verbose: int | str,
+) -> Run:
     started = time.time()
+    chief = strategies.is_chief(strategy)
+    data = recipe.data.load()
     keras.utils.set_random_seed(recipe.train.seed)
     steps = _steps_per_epoch(data, recipe)
-    with chosen.scope():
+    with strategy.scope():
         model = create_model(recipe, data.input_shape, data.value_range, steps, data.class_names)
     model.adapt(data.batched("train", recipe.train.batch_size))
-    stages = len(model.stage_epochs(recipe.train.epochs))
-    if recipe.train.patience and (stages > 1 or "loss" not in model.loss_terms):
-        raise InputError(
-            "`train.patience` needs a model with one validation loss: leave it out. "
-            f"Received: {type(model).__name__}, which has {', '.join(model.loss_terms)} "
-            f"in {stages} stages of training"
-        )
-    if not resume:
+    _check_patience(model, recipe)
+    if chief and not resume:
         _remove_run(folder)
         atomic_write(folder / "recipe.toml", recipe.to_toml())
-    checkpoint = Checkpoint(folder / "checkpoint", folder / "history.csv")
-    callbacks: list[keras.callbacks.Callback] = [StopOnBadLoss(checkpoint)]
-    if recipe.train.picture_every:
-        callbacks.append(Pictures(folder / "samples", data, recipe.train.picture_every))
+    checkpoint = Checkpoint(folder / "checkpoint", folder / "history.csv", recipe, writes=chief)
     health = Health(data, recipe.train.picture_every or 1)
-    if "discriminate" in model.verbs:
-        callbacks.append(health)
-    if recipe.train.fcd_every:
-        callbacks.append(FrechetDistance(folder / "fcd.csv", data, recipe.train.fcd_every))
-    callbacks.append(keras.callbacks.TensorBoard(str(folder / "tensorboard"), write_graph=False))
-    if recipe.train.patience:
-        checkpoint.early_stopping = keras.callbacks.EarlyStopping(
-            patience=recipe.train.patience, restore_best_weights=True
-        )
-        callbacks.append(checkpoint.early_stopping)
-    callbacks.append(checkpoint)
+    callbacks = _callbacks(model, data, recipe, folder, checkpoint, health if chief else None)
     if resume:
         checkpoint.restore(model)
     try:
@@ -128,22 +137,66 @@ def train(
             data.batched("train", recipe.train.batch_size),
             data.batched("validation", recipe.train.batch_size),
         )
-        with atomic_file(folder / "model.keras") as path:
-            model.save(path)
-        finished = model.without_training_state()
-        if recipe.train.weight_bits:
-            round_weights(finished, recipe.train.weight_bits)
-        export(finished, folder / "saved_model" / str(recipe.version))
+        if chief:
+            _export(model, recipe, folder)
     except KeyboardInterrupt:
         raise TrainingError(
             f"Stopped in epoch {checkpoint.epoch + 1}; {checkpoint.keep()} "
             f"Go on with: kerasunsup train {folder} --resume"
         ) from None
-    seconds = checkpoint.seconds_before + time.time() - started
-    findings = [*health.findings, *model.health]
-    _describe_run(folder, model, data, seconds, chosen, findings)
-    shutil.rmtree(folder / "checkpoint", ignore_errors=True)
-    return Run(model, checkpoint.history, folder)
+    if chief:
+        seconds = checkpoint.seconds_before + time.time() - started
+        findings = [*health.findings, *model.health]
+        _describe_run(folder, model, data, seconds, strategy, findings)
+        shutil.rmtree(folder / "checkpoint", ignore_errors=True)
+    return Run(model, checkpoint.history, folder, chief)
+
+
+def _check_patience(model: UnsupervisedModel, recipe: Recipe) -> None:
+    stages = len(model.stage_epochs(recipe.train.epochs))
+    if recipe.train.patience and (stages > 1 or "loss" not in model.loss_terms):
+        raise InputError(
+            "`train.patience` needs a model with one validation loss: leave it out. "
+            f"Received: {type(model).__name__}, which has {', '.join(model.loss_terms)} "
+            f"in {stages} stages of training"
+        )
+
+
+def _callbacks(
+    model: UnsupervisedModel,
+    data: Dataset,
+    recipe: Recipe,
+    folder: Path,
+    checkpoint: Checkpoint,
+    health: Health | None,
+) -> list[keras.callbacks.Callback]:
+    """What happens between steps; on workers that write nothing (`health` None) only the rest."""
+    callbacks: list[keras.callbacks.Callback] = [StopOnBadLoss(checkpoint)]
+    if health is not None:
+        if recipe.train.picture_every:
+            callbacks.append(Pictures(folder / "samples", data, recipe.train.picture_every))
+        if "discriminate" in model.verbs:
+            callbacks.append(health)
+        if recipe.train.fcd_every:
+            callbacks.append(FrechetDistance(folder / "fcd.csv", data, recipe.train.fcd_every))
+        callbacks.append(
+            keras.callbacks.TensorBoard(str(folder / "tensorboard"), write_graph=False)
+        )
+    if recipe.train.patience:
+        checkpoint.early_stopping = keras.callbacks.EarlyStopping(
+            patience=recipe.train.patience, restore_best_weights=True
+        )
+        callbacks.append(checkpoint.early_stopping)
+    return [*callbacks, checkpoint]
+
+
+def _export(model: UnsupervisedModel, recipe: Recipe, folder: Path) -> None:
+    with atomic_file(folder / "model.keras") as path:
+        model.save(path)
+    finished = model.without_training_state()
+    if recipe.train.weight_bits:
+        round_weights(finished, recipe.train.weight_bits)
+    export(finished, folder / "saved_model" / str(recipe.version))
 
 
 def round_weights(model: keras.Model, bits: int) -> None:
@@ -153,37 +206,10 @@ def round_weights(model: keras.Model, bits: int) -> None:
         weight.assign(np.ldexp(np.rint(np.ldexp(fraction, bits)), exponent - bits))
 
 
-def choose_strategy(strategy: str | tf.distribute.Strategy) -> tf.distribute.Strategy:
-    """The tf.distribute strategy that a name stands for.
-
-    Raises:
-        InputError: An unknown name.
-    """
-    if isinstance(strategy, tf.distribute.Strategy):
-        return strategy
-    if strategy == "auto":
-        if "TF_CONFIG" in os.environ:
-            strategy = "multiworker"
-        else:
-            several = len(tf.config.list_logical_devices("GPU")) > 1
-            strategy = "mirrored" if several else "none"
-    match strategy:
-        case "none":
-            return tf.distribute.get_strategy()
-        case "mirrored":
-            return tf.distribute.MirroredStrategy()
-        case "multiworker":
-            return tf.distribute.MultiWorkerMirroredStrategy()
-    raise InputError(
-        f"`strategy` must be auto, none, mirrored, multiworker or a tf.distribute.Strategy. "
-        f"Received: {strategy!r}"
-    )
-
-
 def _check_folder(folder: Path, recipe: Recipe, resume: bool, reset: bool) -> None:
     """Says why this run cannot have `folder`, if it cannot."""
-    recover_folder(folder / "checkpoint")
-    checkpoint, finished = (folder / "checkpoint").is_dir(), (folder / "run.json").is_file()
+    checkpoint = bool(checkpoints.folders(folder / "checkpoint"))
+    finished = (folder / "run.json").is_file()
     if not resume:
         if (checkpoint or finished) and not reset:
             raise InputError(
@@ -193,7 +219,7 @@ def _check_folder(folder: Path, recipe: Recipe, resume: bool, reset: bool) -> No
         return
     if not (checkpoint or finished):
         raise InputError(
-            f"Nothing to resume: no epoch of a run in {folder} has ended. Drop --resume."
+            f"Nothing to resume: no checkpoint of a run is in {folder}. Drop --resume."
         )
     changed = Recipe.load(folder).differences(recipe)
     if changed:
@@ -242,13 +268,14 @@ def _fit(
         used = rows_used(count, batch_size, model.least_batch)
         train = _stream(
             train, batch_size, used < count, recipe.train.seed, checkpoint.epoch, epochs
-        )
+        ).skip(checkpoint.step)
         arguments = {"steps_per_epoch": -(-used // batch_size)}
     if checkpoint.epoch < epochs and not checkpoint.stopped_early:
         model.fit(
             train,
             epochs=epochs,
             initial_epoch=checkpoint.epoch,
+            initial_step=checkpoint.step,
             validation_data=validation,
             callbacks=callbacks,
             verbose=verbose,

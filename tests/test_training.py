@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import os
 import signal
@@ -17,11 +18,14 @@ import tensorflow as tf
 
 import kerasunsup
 from kerasunsup import data as datasets
-from kerasunsup.callbacks import Checkpoint, StopOnBadLoss
+from kerasunsup.callbacks import StopOnBadLoss
+from kerasunsup.checkpoint import Checkpoint
 from kerasunsup.errors import InputError, TrainingError
 from kerasunsup.export import ServedModel
 from kerasunsup.models import VAE, Autoencoder
-from kerasunsup.training import choose_strategy, train
+from kerasunsup.recipe import Recipe
+from kerasunsup.strategies import choose
+from kerasunsup.training import train
 
 RECIPE = {
     "name": "tiny",
@@ -135,6 +139,88 @@ def interrupted(recipe, run, after, monkeypatch):
     return train(recipe, run, resume=True, verbose=0)
 
 
+def stopped_after(steps, recipe, run, monkeypatch, error=KeyboardInterrupt):
+    """Starts the run and stops it right after so many steps."""
+    finished = Checkpoint.on_train_batch_end
+
+    def interrupt(self, batch, logs=None):
+        finished(self, batch, logs)
+        if self.model.steps_done == steps:
+            raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoint, "on_train_batch_end", interrupt)
+        with pytest.raises((TrainingError, error)):
+            train(recipe, run, verbose=0)
+
+
+def as_streams(recipe, monkeypatch):
+    """Gives the data of a recipe as those that do not fit into memory."""
+    data = datasets.load(recipe["data"]["name"])
+    stream = {
+        name: tf.data.Dataset.from_tensor_slices(getattr(data, name))
+        for name in ("train", "validation", "test")
+    }
+    streamed = dataclasses.replace(data, **stream)
+    monkeypatch.setattr(datasets, "load", lambda *_, **__: streamed)
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["arrays", "streams"])
+@pytest.mark.parametrize("steps", [3, 11, 12, 17])
+def test_stopped_within_an_epoch_equals_uninterrupted(stream, steps, tmp_path, monkeypatch):
+    if stream:
+        as_streams(RECIPE, monkeypatch)
+    recipe = changed(checkpoint_every=2, epochs=3)
+    straight = train(recipe, tmp_path / "straight", verbose=0)
+    stopped_after(steps, recipe, tmp_path / "run", monkeypatch)
+    kept = sorted(path.name for path in (tmp_path / "run" / "checkpoint").iterdir())
+    last = 10 if steps == 12 else steps - steps % 2  # 12 would be the end of an epoch
+    assert len(kept) <= 2 and int(kept[-1]) == last
+    resumed = train(recipe, tmp_path / "run", resume=True, verbose=0)
+    assert_same_model(straight.model, resumed.model)
+    assert resumed.model.steps_done == straight.model.steps_done == 18
+    assert resumed.history == straight.history
+
+
+def test_a_killed_run_goes_on_from_its_last_step(tmp_path, monkeypatch):
+    recipe = changed(GAN_RECIPE, checkpoint_every=3, epochs=2, fcd_every=0, picture_every=0)
+    straight = train(recipe, tmp_path / "straight", verbose=0)
+    stopped_after(11, recipe, tmp_path / "run", monkeypatch, error=SystemError)
+    resumed = train(recipe, tmp_path / "run", resume=True, verbose=0)
+    assert_same_model(straight.model, resumed.model)
+    assert resumed.history == straight.history
+
+
+def test_a_damaged_checkpoint_is_passed_over(tmp_path, monkeypatch, capsys):
+    recipe = changed(checkpoint_every=2, epochs=2)
+    straight = train(recipe, tmp_path / "straight", verbose=0)
+    run = tmp_path / "run"
+    stopped_after(11, recipe, run, monkeypatch)
+    older, newer = sorted((run / "checkpoint").iterdir())
+    assert (older.name, newer.name) == ("00000008", "00000010")
+    model = newer / "model.keras"
+    model.write_bytes(model.read_bytes()[:-100])
+    resumed = train(recipe, run, resume=True, verbose=0)
+    assert "00000010 is damaged" in capsys.readouterr().err
+    assert_same_model(straight.model, resumed.model)
+    stopped_after(11, recipe, tmp_path / "again", monkeypatch)
+    for folder in (tmp_path / "again" / "checkpoint").iterdir():
+        (folder / "state.json").write_text("{")
+    with pytest.raises(InputError, match="damaged ones only: 00000010, 00000008"):
+        train(recipe, tmp_path / "again", resume=True, verbose=0)
+
+
+def test_a_checkpoint_knows_its_recipe(tmp_path, monkeypatch):
+    recipe = changed(checkpoint_every=2, epochs=2)
+    stopped_after(3, recipe, tmp_path / "run", monkeypatch)
+    with pytest.raises(InputError, match=r"train\.seed"):
+        train(changed(recipe, seed=4), tmp_path / "run", resume=True, verbose=0)
+    other = Recipe.load(changed(recipe, seed=4))
+    (tmp_path / "run" / "recipe.toml").write_text(other.to_toml())
+    with pytest.raises(InputError, match=r"another recipe.*--reset"):
+        train(other, tmp_path / "run", resume=True, verbose=0)
+
+
 @pytest.mark.parametrize("after", [1, 4])
 def test_interrupted_equals_uninterrupted(after, whole, tmp_path, monkeypatch):
     resumed = interrupted(RECIPE, tmp_path / "run", after, monkeypatch)
@@ -199,7 +285,7 @@ def test_a_run_stopped_within_the_first_epoch_of_a_stage_goes_on(tmp_path, monke
 
     def interrupt(self, batch, logs=None):
         if self.checkpoint.epoch == 3:
-            assert self.model.stage == 1 and self.checkpoint.saved_epoch < 3
+            assert self.model.stage == 1
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
@@ -290,7 +376,8 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(tmp_path,
     monkeypatch.setattr(VAE, "losses", explode)
     with pytest.raises(TrainingError, match=r"not finite.*epoch 4.*after epoch 3.*checkpoint"):
         train(RECIPE, tmp_path / "run", verbose=0)
-    kept = keras.saving.load_model(tmp_path / "run" / "checkpoint" / "model.keras")
+    newest = max((tmp_path / "run" / "checkpoint").iterdir())
+    kept = keras.saving.load_model(newest / "model.keras")
     assert all(np.isfinite(weight).all() for weight in kept.trainable_weights)
     assert kept.optimizer.iterations.numpy() == 18
 
@@ -300,14 +387,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(tmp_path,
 )
 def test_large_sets_stream(recipe, steps, tmp_path, monkeypatch):
     # 1,078 digits are 3 batches of 359 and one example, too few for two critic steps
-    data = datasets.load(recipe["data"]["name"])
-    stream = {
-        name: tf.data.Dataset.from_tensor_slices(getattr(data, name))
-        for name in ("train", "validation", "test")
-    }
-    import dataclasses
-
-    monkeypatch.setattr(datasets, "load", lambda *_, **__: dataclasses.replace(data, **stream))
+    as_streams(recipe, monkeypatch)
     first = train(recipe, tmp_path / "one", verbose=0)
     again = train(recipe, tmp_path / "two", verbose=0)
     assert_same_model(first.model, again.model)
@@ -315,10 +395,10 @@ def test_large_sets_stream(recipe, steps, tmp_path, monkeypatch):
 
 
 def test_strategies_are_chosen_by_name():
-    assert choose_strategy("auto").num_replicas_in_sync == 1
-    assert choose_strategy("none") is tf.distribute.get_strategy()
+    assert choose("auto").num_replicas_in_sync == 1
+    assert choose("none") is tf.distribute.get_strategy()
     with pytest.raises(InputError, match="mirrored"):
-        choose_strategy("miror")
+        choose("miror")
 
 
 @pytest.mark.slow

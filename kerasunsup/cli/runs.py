@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from kerasunsup.cli import cluster, console
 from kerasunsup.cli.console import (
     busy,
     find_recipe,
@@ -34,30 +35,58 @@ def train(
     out: Annotated[
         Path | None, typer.Option("-o", "--out", help="Folder of the run [runs/NAME].")
     ] = None,
-    strategy: Annotated[str, typer.Option(help="auto, none, mirrored or multiworker.")] = "auto",
+    strategy: Annotated[
+        str, typer.Option(help="auto, none, mirrored, multiworker or tpu.")
+    ] = "auto",
+    workers: Annotated[
+        int | None,
+        typer.Option(min=2, metavar="N", help="Try it on a cluster of N processes here, on CPU."),
+    ] = None,
     assignments: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change the recipe: train.epochs=3."),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a stopped run.")] = False,
     reset: Annotated[bool, typer.Option("--reset", help="Replace the run in the folder.")] = False,
+    deterministic: Annotated[
+        bool, typer.Option("--deterministic", help="Bit-identical on GPUs too, if slower.")
+    ] = False,
 ) -> None:
     """Train by a recipe, measure, export the SavedModel and draw what came out."""
     recipe = find_recipe(source).override(assignments or ())
     if resume and out is None and not is_entry(source) and Path(source).is_dir():
         out = Path(source)
+    if workers:
+        given = {"--resume": resume, "--reset": reset, "--deterministic": deterministic}
+        cluster.run(
+            workers,
+            [
+                *(part for name in console.own_modules for part in ("--module", name)),
+                *("train", source, "--strategy", "multiworker"),
+                *(("-o", str(out)) if out is not None else ()),
+                *(part for text in assignments or () for part in ("--set", text)),
+                *(flag for flag, wanted in given.items() if wanted),
+            ],
+        )
+        return
     load_tensorflow()
     from kerasunsup import training
 
-    verbose = 1 if sys.stdout.isatty() else 2
     try:
         run = training.train(
-            recipe, out, strategy=strategy, resume=resume, reset=reset, verbose=verbose
+            recipe,
+            out,
+            strategy=strategy,
+            resume=resume,
+            reset=reset,
+            deterministic=deterministic,
+            verbose=1 if sys.stdout.isatty() else 2,
         )
     except TrainingError:
         print(flush=True)  # ends the line of Keras' bar
         raise
-    print_card(measure(run.folder), run.folder)
+    if run.chief:
+        print_card(measure(run.folder), run.folder)
 
 
 def evaluate(source: Source) -> None:

@@ -6,10 +6,11 @@ or a whole `step` where one loss and one optimiser are not enough, and its verbs
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 import keras
@@ -49,7 +50,7 @@ class UnsupervisedModel(Fitting):
         seed: int | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(**{"autocast": False, **kwargs})  # inputs stay float32
         self.value_range = None if value_range is None else (value_range[0], value_range[1])
         self.normalization = normalization
         self.noise = Noise(seed)
@@ -343,7 +344,12 @@ class UnsupervisedModel(Fitting):
             if name != "self" and parameter.kind is not inspect.Parameter.VAR_KEYWORD
         ]
         serialize = keras.saving.serialize_keras_object
-        return {"name": self.name, **{name: serialize(getattr(self, name)) for name in names}}
+        policy = self.dtype_policy.name
+        return {
+            "name": self.name,
+            **({} if policy == "float32" else {"dtype": policy}),
+            **{name: serialize(getattr(self, name)) for name in names},
+        }
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:
@@ -356,7 +362,8 @@ class UnsupervisedModel(Fitting):
             return value
 
         config = copy.deepcopy(config)  # deserialisation of functional models empties it
-        return cls(**{name: restore(value) for name, value in config.items()})
+        with dtype_policy(config.pop("dtype", "float32")):
+            return cls(**{name: restore(value) for name, value in config.items()})
 
     @property
     def random_states(self) -> list[Any]:
@@ -438,6 +445,17 @@ class UnsupervisedModel(Fitting):
             quantile: Fraction of them that stays below the threshold.
         """
         self.anomaly.adapt(self.score(x)["score"], quantile)
+
+
+@contextlib.contextmanager
+def dtype_policy(name: str) -> Iterator[None]:
+    """Layers created inside have this policy of Keras, "mixed_bfloat16" for example."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(name)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
 
 
 def _optimizer(given: Any, name: str) -> keras.optimizers.Optimizer:

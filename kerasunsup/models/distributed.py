@@ -95,7 +95,7 @@ def share_out(
 def share_out_padded(
     batches: tf.data.Dataset, model: UnsupervisedModel
 ) -> tf.distribute.DistributedDataset:
-    """A stream of batches -> of `{"x": part, "real": mask}`; no part is empty.
+    """A stream of batches -> of `{"x": part, "real": 0 or 1}`; no part is empty.
 
     Rows that are not `real` repeat the last one.
     """
@@ -106,7 +106,10 @@ def share_out_padded(
         rows = tf.range(tf.maximum(count, replicas))
         start, stop = bounds(tf.size(rows), replica, replicas)
         own = rows[start:stop]
-        return {"x": tf.gather(x, tf.minimum(own, count - 1)), "real": own < count}
+        return {
+            "x": tf.gather(x, tf.minimum(own, count - 1)),
+            "real": tf.cast(own < count, tf.int32),
+        }
 
     return _for_each_replica(batches, model, parts)
 

@@ -232,7 +232,8 @@ class Fitting(keras.Model):
         if x.cardinality() > 0:
             kwargs.setdefault("steps", int(x.cardinality()))
         padded = super().predict(distributed.share_out_padded(x, self), **kwargs)
-        return tf.nest.map_structure(lambda rows: rows[padded["real"]], padded["outputs"])
+        real = padded["real"] == 1
+        return tf.nest.map_structure(lambda rows: rows[real], padded["outputs"])
 
     def findings(self, metrics: Mapping[str, float]) -> list[str]:
         """What the metrics of an epoch say is wrong, in sentences; none for a healthy model."""

@@ -1,0 +1,249 @@
+"""Exact checkpoints of a training run: interrupted and resumed equals uninterrupted.
+
+CHECKPOINT/<steps done>/model.keras  state.json  metrics.npz  best.npz
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from kerasunsup.errors import InputError
+from kerasunsup.files import atomic_folder, atomic_write, sha256_of
+from kerasunsup.recipe import Recipe
+
+KEPT = 2
+LARGEST_SHARE_OF_TIME = 0.05
+EARLY_STOPPING = ("wait", "best", "best_epoch")
+
+
+class Checkpoint(keras.callbacks.Callback):
+    """Keeps what an exact resume needs: model, optimisers, random state, history, early stopping.
+
+    Written after epochs, as often as takes at most 5 % of the time, every `every` steps, and by
+    `keep` when a run is stopped: a copy of the last such state waits in memory. The order of
+    examples follows from the number of steps done, so nothing else is needed. The two newest
+    checkpoints stay; one whose bytes have changed is passed over.
+
+    Args:
+        folder: Where the checkpoints lie.
+        history_file: CSV of all epochs, one row each.
+        recipe: What is trained; a checkpoint of another one is refused.
+        writes: Whether this process writes; in a cluster the chief alone does.
+
+    Attributes:
+        epoch: Epochs done.
+        step: Steps done of the epoch after them.
+        history: Metric name -> value of each epoch.
+        early_stopping: The callback whose state belongs to the checkpoint, if there is one.
+        seconds_before: Wall time of the run before it was resumed.
+        stopped_early: Whether early stopping had ended the run.
+    """
+
+    def __init__(
+        self, folder: Path, history_file: Path, recipe: Recipe, writes: bool = True
+    ) -> None:
+        super().__init__()
+        self.folder = folder
+        self.history_file = history_file
+        self.every = recipe.train.checkpoint_every
+        self.recipe_hash = _hash(recipe)
+        self.writes = writes
+        self.epoch = self.step = 0
+        self.history: dict[str, list[float]] = {}
+        self.early_stopping: keras.callbacks.EarlyStopping | None = None
+        self.seconds_before = 0.0
+        self.stopped_early = False
+        self._started = time.time()
+        self._saved_at = 0.0
+        self._cost = 0.0
+        self._restored: dict[str, Any] = {}
+        self._saved_steps = 0
+        self._kept: dict[str, Any] = {}  # the last good state
+        self._metrics: list[np.ndarray] = []
+        self._best: list[np.ndarray] = []
+
+    # Restoring
+
+    def restore(self, model: keras.Model) -> None:
+        """Loads the newest whole checkpoint into a model built by the same recipe.
+
+        Raises:
+            InputError: There is none, or it is of another recipe.
+        """
+        folder, state = self._newest()
+        if state["recipe"] != self.recipe_hash:
+            raise InputError(
+                f"{folder} was written for another recipe than recipe.toml beside it: start anew "
+                f"with --reset. Received: sha256 {state['recipe'][:8]} and {self.recipe_hash[:8]}"
+            )
+        saved = keras.saving.load_model(folder / "model.keras")
+        model.compile_from_config(saved.get_compile_config())
+        for variable, value in zip(model.training_state, saved.training_state, strict=True):
+            variable.assign(value)
+        self.epoch, self.step = state["epoch"], state["step"]
+        self.history = state["history"]
+        self.seconds_before = state["seconds"]
+        self.stopped_early = state["stopped_early"]
+        self._restored = state["early_stopping"]
+        self._metrics = _load_arrays(folder / "metrics.npz")
+        self._best = _load_arrays(folder / "best.npz")
+        self._saved_steps = model.steps_done
+        self._remember(model)
+        self._restore_early_stopping()
+
+    def _newest(self) -> tuple[Path, dict[str, Any]]:
+        damaged = []
+        for folder in reversed(folders(self.folder)):
+            try:
+                state = json.loads((folder / "state.json").read_text())
+                if all(sha256_of(folder / name) == hash for name, hash in state["sha256"].items()):
+                    return folder, state
+            except (OSError, ValueError, KeyError):
+                pass
+            damaged.append(folder.name)
+            print(f"Checkpoint {folder} is damaged; passing it over.", file=sys.stderr)
+        found = f"damaged ones only: {', '.join(damaged)}" if damaged else "none"
+        raise InputError(
+            f"Expected a checkpoint in {self.folder}: start anew with --reset. Received: {found}"
+        )
+
+    def restore_best(self, model: keras.Model) -> None:
+        """Gives the model the weights that early stopping found best, if there are any."""
+        if self.early_stopping is not None and self.early_stopping.best_weights:
+            model.set_weights(self.early_stopping.best_weights)
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        self._restore_early_stopping()
+
+    def _restore_early_stopping(self) -> None:
+        if self.early_stopping is None or not self._restored:
+            return
+        for name in EARLY_STOPPING:
+            setattr(self.early_stopping, name, self._restored[name])
+        if self._best:
+            self.early_stopping.best_weights = self._best
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        if epoch == self.epoch and self.step:
+            for variable, value in zip(self._metric_variables(), self._metrics, strict=True):
+                variable.assign(value)
+
+    def _metric_variables(self) -> list[Any]:
+        return [variable for metric in self.model.metrics for variable in metric.variables]
+
+    # Saving
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        done = self.model.steps_done
+        if not self.every or done // self.every == self._saved_steps // self.every:
+            return
+        if batch + 1 < self.params["steps"]:  # what follows the last batch is an epoch's end
+            self.step = batch + 1
+            self._metrics = [variable.numpy() for variable in self._metric_variables()]
+            self._remember(self.model)
+            self._save()
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        self.epoch, self.step, self._metrics = epoch + 1, 0, []
+        self.history = {
+            name: [*self.history.get(name, []), float(value)]
+            for name, value in (logs or {}).items()
+        }
+        self.stopped_early = self.model.stop_training
+        self._remember(self.model)
+        last = self.stopped_early or self.epoch == self.params["epochs"]
+        if last or time.time() - self._saved_at > self._cost / LARGEST_SHARE_OF_TIME:
+            self._save()
+
+    def keep(self) -> str:
+        """Writes the last good state; returns where it is, in words."""
+        if not self._kept:
+            return "nothing was kept, no epoch had ended."
+        if self._saved_steps < self._kept["steps"]:
+            self.model.compile_from_config(self._kept["compile"])
+            for variable, value in zip(
+                self.model.training_state, self._kept["values"], strict=True
+            ):
+                variable.assign(value)
+            self._save()
+        place = f"epoch {self.epoch}"
+        if self.step:
+            place = f"step {self.step} of epoch {self.epoch + 1}"
+        return f"the state after {place} is in {self.folder}."
+
+    def _remember(self, model: keras.Model) -> None:
+        self._kept = {
+            "steps": model.steps_done,
+            "compile": model.get_compile_config(),
+            "values": [variable.numpy() for variable in model.training_state],
+        }
+
+    def _save(self) -> None:
+        self._saved_steps = self._kept["steps"]
+        if not self.writes:
+            return
+        begun = time.time()
+        with atomic_folder(self.folder / f"{self._saved_steps:08d}") as folder:
+            self.model.save(folder / "model.keras")
+            if self._metrics:
+                np.savez(folder / "metrics.npz", *self._metrics)
+            if self.early_stopping is not None and self.early_stopping.best_weights:
+                np.savez(folder / "best.npz", *self.early_stopping.best_weights)
+            state = {
+                "epoch": self.epoch,
+                "step": self.step,
+                "history": self.history,
+                "seconds": self.seconds_before + begun - self._started,
+                "stopped_early": self.stopped_early,
+                "early_stopping": self._early_stopping_state(),
+                "recipe": self.recipe_hash,
+                "sha256": {path.name: sha256_of(path) for path in sorted(folder.iterdir())},
+            }
+            (folder / "state.json").write_text(json.dumps(state))
+        for old in folders(self.folder)[:-KEPT]:
+            shutil.rmtree(old)
+        atomic_write(self.history_file, _as_csv(self.history))
+        self._saved_at = time.time()
+        self._cost = self._saved_at - begun
+
+    def _early_stopping_state(self) -> dict[str, Any]:
+        if self.early_stopping is None:
+            return {}
+        state = {name: getattr(self.early_stopping, name) for name in EARLY_STOPPING}
+        return {name: value if value is None else float(value) for name, value in state.items()}
+
+
+def folders(folder: Path) -> list[Path]:
+    """The checkpoints in a run's `checkpoint` folder, oldest first."""
+    return sorted(path for path in folder.glob("[0-9]*") if path.name.isdigit())
+
+
+def _hash(recipe: Recipe) -> str:
+    return hashlib.sha256(recipe.to_toml().encode()).hexdigest()
+
+
+def _load_arrays(file: Path) -> list[np.ndarray]:
+    if not file.is_file():
+        return []
+    with np.load(file) as arrays:
+        return [arrays[name] for name in arrays.files]
+
+
+def _as_csv(history: dict[str, list[float]]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["epoch", *history])
+    for epoch, row in enumerate(zip(*history.values(), strict=True), start=1):
+        writer.writerow([epoch, *row])
+    return text.getvalue()
