@@ -134,7 +134,7 @@ def lost_workers_named(strategy: tf.distribute.Strategy) -> Iterator[None]:
             raise
         raise TrainingError(
             "The cluster has lost a worker. The last checkpoint is kept: start all workers again, "
-            f"with --resume. Received: {str(error).splitlines()[0]}"
+            f"with --resume. Received: {type(error).__name__}"
         ) from None
 
 

@@ -6,29 +6,13 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from replicated import CASES, SHAPE, assert_equal, examples, mirrored, train
 
-from kerasunsup import augmentation, layers, networks
-from kerasunsup.models import (
-    GAN,
-    VAE,
-    VQVAE,
-    Autoencoder,
-    BarlowTwins,
-    Classifier,
-    MaskedAutoencoder,
-    PretrainFinetune,
-    SimCLR,
-    StackedAutoencoder,
-)
+from kerasunsup import networks
+from kerasunsup.errors import InputError
+from kerasunsup.models import Autoencoder
+from kerasunsup.models.base import dtype_policy
 from kerasunsup.replicas import Noise
-
-SHAPE = (8, 8, 1)
-
-
-def mirrored(replicas):
-    devices = [f"CPU:{i}" for i in range(replicas)]
-    reduction = tf.distribute.ReductionToOneDevice()
-    return tf.distribute.MirroredStrategy(devices, cross_device_ops=reduction)
 
 
 @pytest.fixture(scope="module")
@@ -36,176 +20,205 @@ def two_replicas():
     return mirrored(2)
 
 
-def vae(**arguments):
-    return VAE(
-        networks.dense_backbone(SHAPE, [16]), networks.dense_decoder(4, SHAPE, [16]), 4, **arguments
-    )
-
-
-def autoencoder(**arguments):
-    return Autoencoder(
-        networks.dense_backbone(SHAPE, [16]), networks.dense_decoder(4, SHAPE, [16]), 4, **arguments
-    )
-
-
-def masked():
-    backbone = networks.vit_backbone(SHAPE, patch_size=2, width=8, depth=1, heads=2)
-    decoder = networks.vit_decoder(SHAPE, 8, patch_size=2, width=8, heads=2)
-    return MaskedAutoencoder(backbone, decoder, normalize_patches=True, seed=1)
-
-
-def stacked():
-    backbone, decoder = networks.dense_backbone(SHAPE, [16]), networks.dense_decoder(4, SHAPE, [16])
-    corruption = layers.GaussianCorruption(0.2, seed=2)
-    return StackedAutoencoder(backbone, decoder, 4, layer_epochs=1, corruption=corruption, seed=1)
-
-
-def gan(generator=networks.dcgan_generator, filters=(8, 4), labels=None, **arguments):
-    discriminator = arguments.pop("discriminator")
-    return GAN(
-        generator(4, SHAPE, filters, labels=labels), discriminator, 4, labels=labels, seed=1,
-        value_range=(0, 1), ema=0.9, **arguments,
-    )  # fmt: skip
-
-
-def dense_gan():
-    return gan(
-        networks.dense_generator, (16,), discriminator=networks.dense_discriminator(SHAPE, [16])
-    )
-
-
-def dcgan():
-    return gan(discriminator=networks.dcgan_discriminator(SHAPE, [4, 8]))
-
-
-def wgan_gp():
-    return gan(
-        discriminator=networks.dcgan_discriminator(SHAPE, [4, 8], "none"),
-        loss="wasserstein",
-        gradient_penalty="interpolated",
-        discriminator_steps=3,
-    )
-
-
-def residual_gan():
-    return gan(
-        networks.residual_generator, (8, 4), loss="hinge",
-        discriminator=networks.residual_discriminator(SHAPE, [4, 8]),
-    )  # fmt: skip
-
-
-def conditional_gan():
-    return gan(
-        labels=3,
-        discriminator=networks.dcgan_discriminator(SHAPE, [4, 8], labels=3),
-        gradient_penalty="r1",
-    )
-
-
-def classifier():
-    backbone = networks.vgg_backbone(SHAPE, [[4], [8]], units=[8])
-    return Classifier(backbone, 3, augmentation=augmentation.CropAndFlip(1, seed=2), seed=1)
-
-
-def two_views(family):
-    backbone = networks.vgg_backbone(SHAPE, [[4], [8]], units=[8])
-    views = [augmentation.RandomResizedCrop((0.5, 1), seed=2)]
-    return family(backbone, views, (8, 4), value_range=(0, 1), seed=1)
-
-
-def finetuned(strategy):
-    backbone = networks.vgg_backbone(SHAPE, [[4], [8]], units=[8])
-    views = [augmentation.BrightnessAndContrast(0.4, seed=2)]
-    return PretrainFinetune(backbone, 3, strategy=strategy, augmentation=views, seed=1)
-
-
-def vq_vae():
-    prior = networks.code_transformer(8, (4, 4), 8, 1, 2)
-    return VQVAE(
-        networks.grid_backbone(SHAPE, [4], 1), networks.grid_decoder(3, SHAPE, [4, 4], 1), 8, 3,
-        restart=0.9, prior=prior, prior_epochs=1, seed=1,
-    )  # fmt: skip
-
-
-def dense_vq_vae():
-    example, latent = keras.Input(SHAPE), keras.Input((2, 2, 3))
-    features = keras.layers.Dense(16)(keras.layers.Flatten()(example))
-    output = keras.layers.Dense(64)(keras.layers.Flatten()(latent))
-    return VQVAE(
-        keras.Model(example, keras.layers.Reshape((2, 2, 4))(features)),
-        keras.Model(latent, keras.layers.Reshape(SHAPE)(output)), 8, 3, restart=0.9,
-        prior=networks.code_transformer(8, (2, 2), 8, 1, 2), prior_epochs=1, seed=1,
-    )  # fmt: skip
-
-
-CASES = {
-    "autoencoder": lambda: autoencoder(seed=1),
-    "denoising": lambda: autoencoder(seed=1, corruption=layers.GaussianCorruption(0.5, seed=2)),
-    "sparse": lambda: autoencoder(seed=1, sparsity=layers.KLSparsity(0.1)),
-    "contractive": lambda: autoencoder(seed=1, contractive=0.1),
-    "masked": masked,
-    "stacked": stacked,
-    "vae": lambda: vae(seed=1, binarization="dynamic"),
-    "importance-weighted": lambda: vae(seed=1, importance_samples=3),
-    "classifier": classifier,
-    "simclr": lambda: two_views(SimCLR),
-    "barlow twins": lambda: two_views(BarlowTwins),
-    "finetuned": lambda: finetuned("full"),
-    "finetuned layerwise": lambda: finetuned("layerwise_lr"),
-    "dense gan": dense_gan,
-    "dcgan": dcgan,
-    "wgan-gp": wgan_gp,
-    "residual gan": residual_gan,
-    "conditional gan": conditional_gan,
-    "vq-vae": vq_vae,
-    "dense vq-vae": dense_vq_vae,
-}
-
-
-def train(make, x, **arguments):
-    keras.utils.set_random_seed(0)
-    model = make()
-    # Statistics of a last batch of three rows make rounding grow
-    rate = 0.001 if isinstance(model, (BarlowTwins, SimCLR)) else 0.01
-    optimizers = {name: keras.optimizers.SGD(rate) for name in model.optimizer_variables}
-    model.compile(**optimizers, **arguments)
-    y = np.arange(len(x)) % 3
-    history = model.fit(x, y, batch_size=12, epochs=2, validation_data=(x[:20], y[:20]), verbose=0)
-    return model, history.history
-
-
-def assert_equal(one, two):
-    (a, first), (b, second) = one, two
-    for p, q in zip(a.get_weights(), b.get_weights(), strict=True):
-        np.testing.assert_allclose(p, q, atol=1e-6)
-    for name, values in first.items():
-        if "accuracy" in name:  # rows whose two best are equal but for the last bits
-            np.testing.assert_allclose(values, second[name], atol=0.1, err_msg=name)
-        else:
-            np.testing.assert_allclose(values, second[name], rtol=1e-4, err_msg=name)
-
-
-MANY_ROWS = ("simclr", "barlow twins", "wgan-gp", "conditional gan")
+def compare(strategy, case, x=None, **arguments):
+    x = examples(case) if x is None else x
+    one = train(CASES[case], x, **arguments)
+    with strategy.scope():
+        several = train(CASES[case], x, **arguments)
+    assert_equal(one, several)
+    return one[0], several[0]
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_two_replicas_train_the_weights_of_one(case, two_replicas):
-    # The last batch has too few rows for two replicas: one; or three where a step needs as many
-    x = np.random.default_rng(0).random((39 if case in MANY_ROWS else 37, *SHAPE), dtype="float32")
-    one = train(CASES[case], x)
+    compare(two_replicas, case)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        case if case in ("vae", "dcgan") else pytest.param(case, marks=pytest.mark.slow)
+        for case in CASES
+    ],
+)
+def test_three_replicas_too(case):
+    compare(mirrored(3), case)
+
+
+@pytest.mark.parametrize("case", ["vae", "vq-vae"])
+def test_several_steps_in_a_call(case, two_replicas):
+    one, two = compare(two_replicas, case, steps_per_execution=3)
+    assert one.steps_done == two.steps_done == 2 * 4
+
+
+@pytest.mark.parametrize("case", ["vae", "classifier", "wgan-gp"])
+@pytest.mark.parametrize("steps", [1, 3])
+def test_streams_are_divided_by_examples(case, steps, two_replicas):
+    one, two = compare(two_replicas, case, stream=True, steps_per_execution=steps)
+    assert one.steps_done == two.steps_done == 2 * 4
+
+
+def test_a_stream_of_unknown_length(two_replicas):
+    def train_on(x):
+        keras.utils.set_random_seed(0)
+        model = CASES["vae"]()
+        model.compile(keras.optimizers.SGD(0.01), steps_per_execution=2)
+        batches = tf.data.Dataset.from_tensor_slices(x).batch(12).filter(lambda _: True)
+        with pytest.warns(UserWarning, match="ran out of data"):  # Keras, on one replica too
+            history = model.fit(batches, epochs=2, verbose=0)
+        return model, history.history
+
+    one = train_on(examples("vae"))
     with two_replicas.scope():
-        two = train(CASES[case], x)
+        two = train_on(examples("vae"))
     assert_equal(one, two)
+    assert one[0].steps_done == two[0].steps_done == 8
 
 
 def test_clipping_sees_the_global_gradient(two_replicas):
-    x = np.random.default_rng(0).random((43, *SHAPE), dtype="float32")
-    one = train(CASES["vae"], x, clip_norm=0.5)
+    one, _ = compare(two_replicas, "vae", clip_norm=0.5)
+    unclipped, _ = train(CASES["vae"], examples("vae"))
+    assert np.abs(unclipped.get_weights()[0] - one.get_weights()[0]).max() > 1e-4
+
+
+def test_every_batch_too_small_to_be_divided(two_replicas):
+    compare(two_replicas, "classifier", examples("classifier")[:5], batch_size=1)
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_evaluate_and_predict_see_each_example_once_and_in_order(steps, two_replicas):
+    x = examples("autoencoder")  # the last part of a batch is empty
+    stream = tf.data.Dataset.from_tensor_slices(x).batch(12)
+    one, two = compare(two_replicas, "autoencoder", steps_per_execution=steps)
+    for given in ({"x": x, "batch_size": 12}, {"x": stream}):
+        predicted = two.predict(**given, verbose=0)
+        assert predicted.shape == x.shape
+        np.testing.assert_allclose(predicted, one.predict(**given, verbose=0), atol=1e-6)
+        loss, *_ = two.evaluate(**given, verbose=0)
+        assert loss == pytest.approx(one.evaluate(**given, verbose=0)[0], rel=1e-5)
+    assert loss == pytest.approx(np.square(x - predicted).mean(), rel=1e-5)
+
+
+class Recorded(keras.layers.Dropout):
+    """Keeps the masks that it has drawn."""
+
+    def build(self, input_shape):
+        self.drawn = self.add_weight(
+            shape=(3, *input_shape[1:]), initializer="zeros", trainable=False
+        )
+
+    def call(self, x, training=False):
+        if training:
+            rows = super().call(tf.ones_like(x), training=True)
+            replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+            self.drawn.assign(
+                tf.tensor_scatter_nd_update(tf.zeros_like(self.drawn), [[replica]], rows[:1])
+            )
+        return super().call(x, training=training)
+
+
+def masks(strategy, epochs):
+    keras.utils.set_random_seed(0)
+    with strategy.scope():
+        x = keras.Input(SHAPE)
+        dropout = Recorded(0.5, seed=3)
+        backbone = keras.Model(x, dropout(keras.layers.Flatten()(x)))
+        model = Autoencoder(backbone, networks.dense_decoder(4, SHAPE, []), 4, seed=1)
+        model.compile("sgd")
+    data = examples("vae")[:12]
+    for _ in range(epochs):
+        model.fit(data, batch_size=12, verbose=0)
+    return [value.numpy()[i] for i, value in enumerate(dropout.drawn.value.values)]
+
+
+def test_dropout_differs_between_replicas_and_is_the_same_next_time():
+    three = mirrored(3)
+    first, again, later = masks(three, 1), masks(three, 1), masks(three, 2)
+    for i, mask in enumerate(first):
+        assert 0.2 < (mask > 0).mean() < 0.8
+        np.testing.assert_array_equal(mask, again[i])
+        for other in (*first[:i], later[i]):
+            assert (mask != other).any()
+
+
+# Refusals
+
+
+def build(backbone, optimizer="sgd", **arguments):
+    model = Autoencoder(backbone, networks.dense_decoder(4, SHAPE, []), 4, seed=1)
+    model.compile(optimizer, **arguments)
+    return model
+
+
+def test_what_cannot_be_exact_is_refused_before_training(two_replicas):
+    x = examples("vae")
+
+    def dense():
+        return networks.dense_backbone(SHAPE, [8])
+
+    def local():
+        normalization = keras.layers.BatchNormalization()
+        return keras.Sequential([keras.Input(SHAPE), keras.layers.Flatten(), normalization])
+
     with two_replicas.scope():
-        two = train(CASES["vae"], x, clip_norm=0.5)
-    assert_equal(one, two)
-    unclipped, _ = train(CASES["vae"], x)
-    assert np.abs(unclipped.get_weights()[0] - one[0].get_weights()[0]).max() > 1e-4
+        averaged = keras.optimizers.SGD(use_ema=True, ema_overwrite_frequency=2)
+        refused = {
+            "leave `jit_compile` out": build(dense(), jit_compile=True),
+            "synchronized=True.*'batch_norm": build(local()),
+            "ema_overwrite_frequency": build(dense(), averaged),
+        }
+        sound = build(dense())
+    for message, model in refused.items():
+        before = model.get_weights()
+        with pytest.raises(InputError, match=message):
+            model.fit(x, verbose=0)
+        for p, q in zip(before, model.get_weights(), strict=True):
+            np.testing.assert_array_equal(p, q)
+    for call in (sound.train_on_batch, sound.test_on_batch):
+        with pytest.raises(InputError, match="use fit or evaluate"):
+            call(x)
+    build(local()).fit(x, verbose=0)  # on one replica all of it works
+    build(dense(), jit_compile=True).fit(x, verbose=0)
+
+
+# Precision
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+@pytest.mark.parametrize("case", ["vae", "dense gan", "classifier"])
+def test_mixed_precision_differs_by_rounding_alone(case, policy, two_replicas):
+    x = examples(case)
+    with dtype_policy(policy):
+        one, _ = train(CASES[case], x)
+        with two_replicas.scope():
+            two, _ = train(CASES[case], x)
+    assert one.dtype_policy.name == policy
+    for p, q in zip(one.get_weights(), two.get_weights(), strict=True):
+        np.testing.assert_allclose(p, q, atol=2e-3)
+    for model in (one, two):
+        for name in model.optimizer_variables:
+            scaled = isinstance(getattr(model, name), keras.optimizers.LossScaleOptimizer)
+            assert scaled == (policy == "mixed_float16")
+
+
+def test_an_overflow_on_one_replica_skips_the_step_on_all(two_replicas):
+    x = examples("vae")[:24]
+    with dtype_policy("mixed_float16"), two_replicas.scope():
+        keras.utils.set_random_seed(0)
+        model = CASES["vae"]()
+        scaled = keras.optimizers.LossScaleOptimizer(
+            keras.optimizers.SGD(0.01), initial_scale=2.0**40
+        )
+        model.compile(scaled)
+    before = model.get_weights()
+    model.fit(x, batch_size=12, epochs=1, verbose=0)
+    assert model.optimizer.dynamic_scale.numpy() < 2.0**40
+    assert model.steps_done == 2 and model.optimizer.iterations.numpy() == 0
+    for p, q in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(p, q)
+
+
+# Saving and noise
 
 
 def test_verbs_and_saving_work_after_replicated_training(two_replicas, tmp_path):

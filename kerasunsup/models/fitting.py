@@ -77,10 +77,9 @@ class Fitting(keras.Model):
             known = steps_per_epoch or x.cardinality() > 0
             self.steps_per_execution = (known and self.requested_steps_per_execution) or 1
             self._plan = None
-            if replicated:
-                if steps_per_epoch is None and x.cardinality() > 0:
-                    steps_per_epoch, x = int(x.cardinality()), x.repeat()
-                x = distributed.share_out(x, self)
+            if steps_per_epoch is None and x.cardinality() > 0:
+                steps_per_epoch, x = int(x.cardinality()), x.repeat()
+            x = distributed.share_out(x, self) if replicated else x
         else:
             arrays = self._arrays(given, "x")
             x = drop_labels(arrays)
