@@ -68,7 +68,7 @@ class Checkpoint(keras.callbacks.Callback):
         self._saved_at = 0.0
         self._cost = 0.0
         self._restored: dict[str, Any] = {}
-        self._saved_steps = 0
+        self._steps = self._saved_steps = 0
         self._kept: dict[str, Any] = {}  # the last good state
         self._metrics: list[np.ndarray] = []
         self._best: list[np.ndarray] = []
@@ -98,7 +98,7 @@ class Checkpoint(keras.callbacks.Callback):
         self._restored = state["early_stopping"]
         self._metrics = _load_arrays(folder / "metrics.npz")
         self._best = _load_arrays(folder / "best.npz")
-        self._saved_steps = model.steps_done
+        self._steps = self._saved_steps = model.steps_done
         self._remember(model)
         self._restore_early_stopping()
 
@@ -145,9 +145,9 @@ class Checkpoint(keras.callbacks.Callback):
     # Saving
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        done = self.model.steps_done
-        if not self.every or done // self.every == self._saved_steps // self.every:
-            return
+        before, self._steps = self._steps, self.model.steps_done
+        if not self.every or self._steps // self.every == before // self.every:
+            return  # alike on every worker: reading a metric below takes all of them
         if batch + 1 < self.params["steps"]:  # what follows the last batch is an epoch's end
             self.step = batch + 1
             self._metrics = [variable.numpy() for variable in self._metric_variables()]

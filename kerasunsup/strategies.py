@@ -134,8 +134,17 @@ def lost_workers_named(strategy: tf.distribute.Strategy) -> Iterator[None]:
             raise
         raise TrainingError(
             "The cluster has lost a worker. The last checkpoint is kept: start all workers again, "
-            f"with --resume. Received: {type(error).__name__}"
+            f"with --resume. Received: {type(error).__name__}, {_cause(error)}"
         ) from None
+
+
+def _cause(error: Exception) -> str:
+    """The sentence in TensorFlow's message that says what happened, without nodes and traces."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    sentences = [
+        line for line in lines if line and not line.startswith(("[[", "File ", "Detected"))
+    ]
+    return sentences[-1][:300] if sentences else "no message"
 
 
 # TF_CONFIG

@@ -15,6 +15,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from replicated import mirrored
 
 import kerasunsup
 from kerasunsup import data as datasets
@@ -139,7 +140,7 @@ def interrupted(recipe, run, after, monkeypatch):
     return train(recipe, run, resume=True, verbose=0)
 
 
-def stopped_after(steps, recipe, run, monkeypatch, error=KeyboardInterrupt):
+def stopped_after(steps, recipe, run, monkeypatch, error=KeyboardInterrupt, **options):
     """Starts the run and stops it right after so many steps."""
     finished = Checkpoint.on_train_batch_end
 
@@ -151,7 +152,7 @@ def stopped_after(steps, recipe, run, monkeypatch, error=KeyboardInterrupt):
     with monkeypatch.context() as patch:
         patch.setattr(Checkpoint, "on_train_batch_end", interrupt)
         with pytest.raises((TrainingError, error)):
-            train(recipe, run, verbose=0)
+            train(recipe, run, verbose=0, **options)
 
 
 def as_streams(recipe, monkeypatch):
@@ -189,6 +190,18 @@ def test_a_killed_run_goes_on_from_its_last_step(tmp_path, monkeypatch):
     resumed = train(recipe, tmp_path / "run", resume=True, verbose=0)
     assert_same_model(straight.model, resumed.model)
     assert resumed.history == straight.history
+
+
+def test_on_replicas_too(tmp_path, monkeypatch):
+    recipe = changed(checkpoint_every=2, epochs=3)
+    straight = train(recipe, tmp_path / "straight", strategy=mirrored(2), verbose=0)
+    stopped_after(11, recipe, tmp_path / "run", monkeypatch, strategy=mirrored(2))
+    resumed = train(recipe, tmp_path / "run", resume=True, strategy=mirrored(2), verbose=0)
+    assert_same_model(straight.model, resumed.model)
+    assert resumed.history == straight.history
+    one = train(recipe, tmp_path / "one", verbose=0)
+    for a, b in zip(one.model.variables, resumed.model.variables, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
 
 
 def test_a_damaged_checkpoint_is_passed_over(tmp_path, monkeypatch, capsys):

@@ -293,9 +293,12 @@ class UnsupervisedModel(Fitting):
 
     def renew_optimizers(self) -> None:
         """Replaces each optimiser by a new one, of the same settings, for what is trained now."""
+        self._attach(self._optimizers_from(self.get_compile_config()["optimizers"]))
+
+    def _optimizers_from(self, configs: Mapping[str, Any]) -> dict[str, Any]:
         restore = keras.saving.deserialize_keras_object
-        optimizers = self.get_compile_config()["optimizers"]
-        self._attach({name: restore(value) for name, value in optimizers.items()})
+        with self.distribute_strategy.scope():
+            return {name: restore(config) for name, config in configs.items()}
 
     @staticmethod
     def _check_clipping(optimizer: Any) -> None:
@@ -328,11 +331,7 @@ class UnsupervisedModel(Fitting):
         if progress and progress["steps"]:
             self.stage, self.steps_done = progress["stage"], progress["steps"]
             self.freeze_for(self.stage)
-        optimizers = {
-            name: keras.saving.deserialize_keras_object(value)
-            for name, value in config.pop("optimizers").items()
-        }
-        self.compile(**optimizers, **config)
+        self.compile(**self._optimizers_from(config.pop("optimizers")), **config)
 
     # Saving
 
