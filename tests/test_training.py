@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import errno
+import itertools
 import json
 import os
 import signal
@@ -21,7 +23,7 @@ import kerasunsup
 from kerasunsup import data as datasets
 from kerasunsup.callbacks import StopOnBadLoss
 from kerasunsup.checkpoint import Checkpoint
-from kerasunsup.errors import InputError, TrainingError
+from kerasunsup.errors import InputError, OutputError, TrainingError
 from kerasunsup.export import ServedModel
 from kerasunsup.models import VAE, Autoencoder
 from kerasunsup.recipe import Recipe
@@ -45,6 +47,19 @@ RECIPE = {
     "evaluate": {"protocols": ["elbo"]},
 }
 
+
+AUTOENCODER_RECIPE = {
+    **RECIPE,
+    "family": "autoencoder",
+    "model": {
+        "class": "Autoencoder",
+        "latent_dim": 2,
+        "backbone": {"builder": "dense_backbone", "units": [8]},
+        "decoder": {"builder": "dense_decoder", "units": [8]},
+        "corruption": {"builder": "GaussianCorruption", "level": 0.1},
+    },
+    "evaluate": {"protocols": ["mse"]},
+}
 
 STACKED_RECIPE = {
     **RECIPE,
@@ -221,6 +236,42 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path, monkeypatch, capsys):
         (folder / "state.json").write_text("{")
     with pytest.raises(InputError, match="damaged ones only: 00000010, 00000008"):
         train(recipe, tmp_path / "again", resume=True, verbose=0)
+
+
+def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path, monkeypatch):
+    recipe = changed(checkpoint_every=2, epochs=2)
+    straight = train(recipe, tmp_path / "straight", verbose=0)
+    saved, save = [], keras.Model.save
+
+    def until_full(model, path, *args, **kwargs):
+        save(model, path, *args, **kwargs)
+        saved.append(path)
+        if len(saved) == 4:
+            path.write_bytes(b"half")
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(keras.Model, "save", until_full)
+        with pytest.raises(
+            OutputError, match=r"Cannot write \S+checkpoint.*No space left.*free space"
+        ):
+            train(recipe, tmp_path / "run", verbose=0)
+    names = sorted(path.name for path in (tmp_path / "run" / "checkpoint").iterdir())
+    assert names == ["00000004", "00000006"]
+    resumed = train(recipe, tmp_path / "run", resume=True, verbose=0)
+    assert_same_model(straight.model, resumed.model)
+
+
+def test_a_deterministic_run_is_the_same_every_time(tmp_path):
+    code = (
+        "import json, sys, kerasunsup; recipe = json.loads(sys.argv[1]); "
+        "[kerasunsup.train(recipe, out, deterministic=True, verbose=0) for out in sys.argv[2:]]"
+    )
+    runs = [str(tmp_path / name) for name in ("one", "two")]
+    recipe = changed(GAN_RECIPE, epochs=1, picture_every=0, fcd_every=0)
+    subprocess.run([sys.executable, "-c", code, json.dumps(recipe), *runs], check=True)
+    one, two = (keras.saving.load_model(f"{run}/model.keras") for run in runs)
+    assert_same_model(one, two)
 
 
 def test_a_checkpoint_knows_its_recipe(tmp_path, monkeypatch):
@@ -415,34 +466,47 @@ def test_strategies_are_chosen_by_name():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("recipe", [RECIPE, GAN_RECIPE], ids=["vae", "gan"])
+@pytest.mark.parametrize(
+    "recipe", [AUTOENCODER_RECIPE, RECIPE, GAN_RECIPE], ids=["autoencoder", "vae", "gan"]
+)
 def test_kill_minus_nine_at_random_moments(recipe, tmp_path):
-    recipe = changed(recipe, epochs=40)
+    recipe = changed(recipe, epochs=40, checkpoint_every=2, picture_every=0, fcd_every=0)
     straight = train(recipe, tmp_path / "straight", verbose=0)
     code = (
         "import json, sys; from kerasunsup import train; "
         "train(json.loads(sys.argv[1]), sys.argv[2], resume=len(sys.argv) > 3, verbose=0)"
     )
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "3"}
-    rng, run, resume, kills = np.random.default_rng(0), tmp_path / "run", [], 0
-    while not (run / "run.json").exists():
+    rng, run, resume = np.random.default_rng(0), tmp_path / "run", []
+    checkpoints = run / "checkpoint"
+    for kills in itertools.count():
+        before = newest(checkpoints)
         command = [sys.executable, "-c", code, json.dumps(recipe), str(run), *resume]
         process = subprocess.Popen(command, env=environment, cwd=tmp_path)
-        if kills < 3:
-            seen = (run / "checkpoint").stat().st_mtime if (run / "checkpoint").exists() else 0
-            while process.poll() is None and not (
-                (run / "checkpoint" / "state.json").exists()
-                and (run / "checkpoint").stat().st_mtime > seen
-            ):
-                time.sleep(0.01)
+        while kills < 20 and process.poll() is None and newest(checkpoints) == before:
+            time.sleep(0.01)
+        if kills < 20:
             time.sleep(rng.uniform(0, 0.3))
             process.send_signal(signal.SIGKILL)
-            kills += 1
         process.wait()
-        resume = ["--resume"]
         assert process.returncode in (0, -signal.SIGKILL)
+        if process.returncode == 0:
+            break
+        resume = ["--resume"]
+    assert kills == 20
     loaded = keras.saving.load_model(run / "model.keras")
     assert_same_model(straight.model, loaded)
+    assert straight.history == resumed_history(run)
+
+
+def newest(checkpoints):
+    return max((path.name for path in checkpoints.glob("[0-9]*")), default="")
+
+
+def resumed_history(run):
+    with open(run / "history.csv") as file:
+        rows = list(csv.DictReader(file))
+    return {name: [float(row[name]) for row in rows] for name in rows[0] if name != "epoch"}
 
 
 def test_exported_weights_are_rounded_where_the_recipe_says_so(tmp_path):

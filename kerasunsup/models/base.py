@@ -426,8 +426,11 @@ class UnsupervisedModel(Fitting):
         """What follows training: thresholds, fitted densities. Called by `kerasunsup.train`."""
 
     def without_training_state(self) -> UnsupervisedModel:
-        """An uncompiled copy: networks, weights, calibration and random state. It is exported."""
-        copy = type(self).from_config(self.get_config())
+        """An uncompiled copy: networks, weights, calibration and random state. It is exported.
+
+        It computes in float32, whatever precision was trained in.
+        """
+        copy = type(self).from_config(_in_float32(self.get_config()))
         for target, source in zip(copy.variables, self.variables, strict=True):
             target.assign(source)
         if copy.normalization is not None:
@@ -455,6 +458,15 @@ def dtype_policy(name: str) -> Iterator[None]:
         yield
     finally:
         keras.config.set_dtype_policy(before)
+
+
+def _in_float32(config: Any) -> Any:
+    """A config of a model without mixed precision in any of its layers."""
+    if isinstance(config, dict):
+        return {name: _in_float32(value) for name, value in config.items()}
+    if isinstance(config, list):
+        return [_in_float32(value) for value in config]
+    return "float32" if config in ("mixed_bfloat16", "mixed_float16") else config
 
 
 def _optimizer(given: Any, name: str) -> keras.optimizers.Optimizer:
