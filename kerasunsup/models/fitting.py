@@ -65,73 +65,84 @@ class Fitting(keras.Model):
         """
         self._assert_compile_called("fit")
         distributed.check(self)
-        replicated = self.distribute_strategy.num_replicas_in_sync > 1
         given = x if y is None else (x, y)
-        x = drop_labels(x)
         if isinstance(validation_data, tf.data.Dataset):
             validation_data = self._checked_stream(validation_data)
         elif validation_data is not None:
             validation_data = self._arrays(validation_data, "validation_data")
-        if isinstance(x, tf.data.Dataset):
-            x = self._checked_stream(x)
-            known = steps_per_epoch or x.cardinality() > 0
-            self.steps_per_execution = (known and self.requested_steps_per_execution) or 1
-            self._plan = None
-            if steps_per_epoch is None and x.cardinality() > 0:
-                steps_per_epoch, x = int(x.cardinality()), x.repeat()
-            x = distributed.share_out(x, self) if replicated else x
+        if isinstance(drop_labels(x), tf.data.Dataset):
+            stream = self._checked_stream(drop_labels(x))
+            steps = self._plan_stream(stream, steps_per_epoch)
+            if steps_per_epoch is None and steps:
+                stream = stream.repeat()
+            batches = distributed.share_out(stream, self) if self._replicated else stream
         else:
             arrays = self._arrays(given, "x")
-            x = drop_labels(arrays)
             if validation_split and validation_data is None:
-                kept = round(len(x) * (1 - validation_split))
+                kept = round(len(drop_labels(arrays)) * (1 - validation_split))
                 validation_data = tf.nest.map_structure(lambda array: array[kept:], arrays)
                 arrays = tf.nest.map_structure(lambda array: array[:kept], arrays)
-                x = x[:kept]
-            plan = self._plan = resident.Plan(
-                examples=len(x),
-                batch_size=BATCH_SIZE if batch_size is None else batch_size,
-                steps_per_epoch=steps_per_epoch,
-                steps_per_execution=self.requested_steps_per_execution,
-                least_batch=self.least_batch,
-            )
-            steps_per_epoch, batch_size = plan.steps_per_epoch, None
-            self.steps_per_execution = plan.steps_per_execution
-            with tf.device("CPU:0") if replicated else contextlib.nullcontext():
-                self._resident_data = tf.nest.map_structure(tf.convert_to_tensor, arrays)
-            x = plan.indices(
+            size = BATCH_SIZE if batch_size is None else batch_size
+            plan = self._plan_arrays(arrays, size, steps_per_epoch)
+            batches = plan.indices(
                 self.seed if shuffle else None,
                 self.steps_done,
                 epochs - initial_epoch,
                 initial_step,
             )
-            x = distributed.same_for_each_replica(x, self) if replicated else x
-            kwargs.setdefault("validation_batch_size", plan.batch_size)
-        if replicated:
-            distributed.separate_streams(self)
-            if validation_data is not None:
-                size = kwargs.pop("validation_batch_size", None) or batch_size
+            if self._replicated:
+                batches = distributed.same_for_each_replica(batches, self)
+            steps, batch_size = plan.steps_per_epoch, plan.batch_size
+        if validation_data is not None:
+            size = kwargs.pop("validation_batch_size", None) or batch_size
+            if self._replicated:
                 validation_data, kwargs["validation_steps"] = self._shared_out(
                     validation_data, size, kwargs.get("validation_steps")
                 )
+            elif not isinstance(validation_data, tf.data.Dataset):
+                kwargs["validation_batch_size"] = size
+        distributed.separate_streams(self)
         self._steps_to_skip = initial_step
         self.train_function = None
         callbacks = [_Stages(initial_step), _Watch(), *(kwargs.pop("callbacks", None) or [])]
         try:
             return super().fit(
-                x,
-                batch_size=batch_size,
+                batches,
                 epochs=epochs,
                 validation_data=validation_data,
                 initial_epoch=initial_epoch,
-                steps_per_epoch=steps_per_epoch,
+                steps_per_epoch=steps,
                 shuffle=False,
                 callbacks=callbacks,
                 **kwargs,
             )
         finally:
-            self._resident_data = self.train_function = None
-            self._plan, self._steps_to_skip = None, 0
+            self._resident_data = self.train_function = self._plan = None
+            self._steps_to_skip = 0
+
+    def _plan_stream(self, x: tf.data.Dataset, steps_per_epoch: int | None) -> int | None:
+        """Chooses the steps of a call; returns those of an epoch, None if they are not known."""
+        steps = steps_per_epoch or (int(x.cardinality()) if x.cardinality() > 0 else None)
+        self.steps_per_execution = (steps and self.requested_steps_per_execution) or 1
+        return steps
+
+    def _plan_arrays(self, arrays: Any, batch_size: int, steps: int | None) -> resident.Plan:
+        """Chooses steps and brings the data into memory, that of the host for several replicas."""
+        self._plan = resident.Plan(
+            examples=len(drop_labels(arrays)),
+            batch_size=batch_size,
+            steps_per_epoch=steps,
+            steps_per_execution=self.requested_steps_per_execution,
+            least_batch=self.least_batch,
+        )
+        self.steps_per_execution = self._plan.steps_per_execution
+        with tf.device("CPU:0") if self._replicated else contextlib.nullcontext():
+            self._resident_data = tf.nest.map_structure(tf.convert_to_tensor, arrays)
+        return self._plan
+
+    @property
+    def _replicated(self) -> bool:
+        return self.distribute_strategy.num_replicas_in_sync > 1
 
     def _shared_out(
         self, data: Any, batch_size: int | None, steps: int | None
@@ -223,7 +234,7 @@ class Fitting(keras.Model):
         if not isinstance(x, tf.data.Dataset):
             shape = self.input_shape[1:]
             x = check_array(x, shape=shape, value_range=self.value_range, name="x")
-        if self.distribute_strategy.num_replicas_in_sync == 1:
+        if not self._replicated:
             return super().predict(x, **kwargs)
         size = kwargs.pop("batch_size", None) or BATCH_SIZE
         if not isinstance(x, tf.data.Dataset):
@@ -273,7 +284,7 @@ class Fitting(keras.Model):
             data: Any = self._checked_stream(drop_labels(x))
         else:
             data = self._arrays(x if y is None else (x, y), "x")
-        if self.distribute_strategy.num_replicas_in_sync > 1:
+        if self._replicated:
             size, steps = kwargs.pop("batch_size", None), kwargs.pop("steps", None)
             data, steps = self._shared_out(data, size, steps)
             return super().evaluate(data, steps=steps, **kwargs)
@@ -315,7 +326,7 @@ class Fitting(keras.Model):
         return skip_or_train
 
     def make_test_function(self, force: bool = False) -> Any:
-        if self.distribute_strategy.num_replicas_in_sync == 1:
+        if not self._replicated:
             return super().make_test_function(force)
         if self.test_function is None or force:
             function = distributed.stream_function(self, self.test_step)
@@ -335,11 +346,10 @@ class Fitting(keras.Model):
         return super().test_on_batch(*args, **kwargs)
 
     def _refuse_on_replicas(self, method: str) -> None:
-        replicas = self.distribute_strategy.num_replicas_in_sync
-        if replicas > 1:
+        if self._replicated:
             raise InputError(
                 f"Keras gives the whole batch to every replica in `{method}`: use fit or evaluate. "
-                f"Received: {replicas} replicas"
+                f"Received: {self.distribute_strategy.num_replicas_in_sync} replicas"
             )
 
     def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
