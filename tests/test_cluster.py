@@ -104,6 +104,16 @@ def test_every_family_on_two_and_three_workers(case, all_families):
     assert_as_one_replica(case, all_families[case])
 
 
+@pytest.mark.slow
+def test_workers_that_would_read_different_examples_are_told(tmp_path):
+    told = train_in_cluster(2, "differing", tmp_path)
+    assert len(told) == 2
+    for arrays in told.values():
+        seeds, shuffles = arrays["messages"]
+        assert "give the model a `seed`" in seeds
+        assert "give every shuffle a seed" in shuffles
+
+
 # Runs
 
 

@@ -32,6 +32,7 @@ def check(model: UnsupervisedModel) -> None:
         )
     if strategy.num_replicas_in_sync == 1:
         return
+    _check_seeds(model)
     if model.jit_steps:
         raise InputError(
             f"XLA does not compile steps of {strategy.num_replicas_in_sync} replicas: leave "
@@ -51,6 +52,21 @@ def check(model: UnsupervisedModel) -> None:
                 "ema_overwrite_frequency out; averages are taken over at the end of fit. "
                 f"Received: {getattr(model, name).ema_overwrite_frequency}"
             )
+
+
+def _check_seeds(model: UnsupervisedModel) -> None:
+    strategy = model.distribute_strategy
+
+    @tf.function
+    def seeds_of_all() -> Any:
+        return strategy.gather(strategy.run(lambda: tf.constant([model.seed])), axis=0)
+
+    seeds = {int(seed) for seed in seeds_of_all()}
+    if len(seeds) > 1:
+        raise InputError(
+            "Every worker must shuffle and draw alike: give the model a `seed`, or call "
+            f"keras.utils.set_random_seed before it is made. Received: seeds {sorted(seeds)}"
+        )
 
 
 def run_step(
@@ -76,9 +92,10 @@ def results(model: UnsupervisedModel) -> dict[str, Any]:
 def share_out(
     batches: tf.data.Dataset, model: UnsupervisedModel
 ) -> tf.distribute.DistributedDataset:
-    """A stream of batches -> of `(part, alike)`; each example is seen once.
+    """A stream of batches -> of `(part, alike, checksum)`; each example is seen once.
 
-    `alike` tells that the batch is too small to be divided, and `part` all of it.
+    `alike` tells that the batch is too small to be divided, and `part` all of it. The checksum is
+    that of the whole batch: every worker must have read the same.
     """
     replicas = model.distribute_strategy.num_replicas_in_sync
 
@@ -87,7 +104,8 @@ def share_out(
         alike = count < replicas * model.least_batch
         start, stop = bounds(count, replica, replicas)
         start, stop = tf.where(alike, 0, start), tf.where(alike, count, stop)
-        return tf.nest.map_structure(lambda rows: rows[start:stop], batch), alike
+        part = tf.nest.map_structure(lambda rows: rows[start:stop], batch)
+        return part, alike, tf.reduce_sum(tf.cast(tf.nest.flatten(batch)[0], tf.float64))
 
     return _for_each_replica(batches, model, parts)
 
@@ -153,12 +171,16 @@ def stream_function(model: UnsupervisedModel, step: Callable[[Any], Any]) -> Any
     def one_batch(element: Any) -> Any:
         if strategy.num_replicas_in_sync == 1:
             return run_step(model, step, (element,))
-        part, alike = element
+        part, alike, checksum = element
         return tf.cond(
             strategy.experimental_local_results(alike)[0],
-            lambda: run_step(model, step, (part,), alike=True),
-            lambda: run_step(model, step, (part,)),
+            lambda: run_step(model, checked, (part, checksum), alike=True),
+            lambda: run_step(model, checked, (part, checksum)),
         )
+
+    def checked(part: Any, checksum: Any) -> Any:
+        with tf.control_dependencies([_assert_same(checksum)]):
+            return step(tf.nest.map_structure(tf.identity, part))
 
     def block(iterator: Any, steps: Any) -> dict[str, Any]:
         one_batch(next(iterator))
@@ -181,6 +203,18 @@ def stream_function(model: UnsupervisedModel, step: Callable[[Any], Any]) -> Any
     if model.run_eagerly:
         return block
     return tf.function(tf.autograph.experimental.do_not_convert(block), reduce_retracing=True)
+
+
+def _assert_same(checksum: Any) -> Any:
+    context = tf.distribute.get_replica_context()
+    checksum = tf.identity(checksum)  # on the device of this replica
+    mean = context.all_reduce("MEAN", checksum)
+    return tf.debugging.assert_near(
+        mean,
+        checksum,
+        rtol=1e-9,
+        message="Workers must read the same batches: give every shuffle a seed, and map in order.",
+    )
 
 
 # Random streams of Keras' own layers

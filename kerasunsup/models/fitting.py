@@ -82,8 +82,8 @@ class Fitting(keras.Model):
                 kept = round(len(drop_labels(arrays)) * (1 - validation_split))
                 validation_data = tf.nest.map_structure(lambda array: array[kept:], arrays)
                 arrays = tf.nest.map_structure(lambda array: array[:kept], arrays)
-            size = BATCH_SIZE if batch_size is None else batch_size
-            plan = self._plan_arrays(arrays, size, steps_per_epoch)
+            batch_size = BATCH_SIZE if batch_size is None else batch_size
+            plan = self._plan_arrays(arrays, batch_size, steps_per_epoch)
             batches = plan.indices(
                 self.seed if shuffle else None,
                 self.steps_done,
@@ -92,7 +92,7 @@ class Fitting(keras.Model):
             )
             if self._replicated:
                 batches = distributed.same_for_each_replica(batches, self)
-            steps, batch_size = plan.steps_per_epoch, plan.batch_size
+            steps = plan.steps_per_epoch
         if validation_data is not None:
             size = kwargs.pop("validation_batch_size", None) or batch_size
             if self._replicated:
