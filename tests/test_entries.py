@@ -6,6 +6,7 @@ import re
 
 import numpy as np
 import pytest
+from marks import slow_but
 
 from kerasunsup import evaluate, zoo
 from kerasunsup.errors import InputError
@@ -21,7 +22,10 @@ def test_every_entry_is_trained():
     assert zoo.list_models() == TRAINED
 
 
-@pytest.mark.parametrize("name", TRAINED)
+FAST = ("vae_digits", "gan_digits", "finetuned_digits_100", "simclr_digits", "vae_fashion_mnist")
+
+
+@pytest.mark.parametrize("name", slow_but(FAST, TRAINED))
 def test_an_entry_loads_serves_and_goes_on_training(name):
     card, model = zoo.card(name), zoo.load(name)
     served = ServedModel(zoo.saved_model(name))

@@ -170,6 +170,7 @@ def card_of(name, **metrics):
     return dataclasses.replace(card, metrics=measured)
 
 
+@pytest.mark.slow
 def test_the_table_and_the_curve_come_from_the_cards(tmp_path):
     cards = [
         card_of("autoencoder_digits", few_labels_finetuned_n100=0.91, few_labels_frozen_n100=0.88),

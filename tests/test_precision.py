@@ -5,6 +5,7 @@ from __future__ import annotations
 import keras
 import numpy as np
 import pytest
+from marks import slow_but
 from replicated import CASES, examples, train
 
 import kerasunsup
@@ -13,8 +14,7 @@ from kerasunsup.errors import InputError
 from kerasunsup.export import ServedModel
 from kerasunsup.models.base import dtype_policy
 
-FAST = ("autoencoder", "dense gan")
-FAMILIES = [case if case in FAST else pytest.param(case, marks=pytest.mark.slow) for case in CASES]
+FAMILIES = slow_but(("autoencoder", "dense gan"), CASES)
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from marks import slow_but
 from replicated import CASES, SHAPE, assert_equal, examples, mirrored, train
 
 from kerasunsup import networks
@@ -29,18 +30,15 @@ def compare(strategy, case, x=None, **arguments):
     return one[0], several[0]
 
 
-@pytest.mark.parametrize("case", CASES)
+FAST = ("autoencoder", "vae", "masked", "simclr", "finetuned", "dcgan", "dense vq-vae")
+
+
+@pytest.mark.parametrize("case", slow_but(FAST, CASES))
 def test_two_replicas_train_the_weights_of_one(case, two_replicas):
     compare(two_replicas, case)
 
 
-@pytest.mark.parametrize(
-    "case",
-    [
-        case if case in ("vae", "dcgan") else pytest.param(case, marks=pytest.mark.slow)
-        for case in CASES
-    ],
-)
+@pytest.mark.parametrize("case", slow_but(["vae", "dcgan"], CASES))
 def test_three_replicas_too(case):
     compare(mirrored(3), case)
 
@@ -51,8 +49,10 @@ def test_several_steps_in_a_call(case, two_replicas):
     assert one.steps_done == two.steps_done == 2 * 4
 
 
-@pytest.mark.parametrize("case", ["vae", "classifier", "wgan-gp"])
-@pytest.mark.parametrize("steps", [1, 3])
+STREAMS = [("vae", 3), ("classifier", 1), ("vae", 1), ("wgan-gp", 3)]
+
+
+@pytest.mark.parametrize(("case", "steps"), slow_but(STREAMS[:2], STREAMS))
 def test_streams_are_divided_by_examples(case, steps, two_replicas):
     one, two = compare(two_replicas, case, stream=True, steps_per_execution=steps)
     assert one.steps_done == two.steps_done == 2 * 4
@@ -185,7 +185,7 @@ def test_what_cannot_be_exact_is_refused_before_training(two_replicas):
 
 
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
-@pytest.mark.parametrize("case", ["vae", "dense gan", "classifier"])
+@pytest.mark.parametrize("case", slow_but(["dense gan"], ["vae", "dense gan", "classifier"]))
 def test_mixed_precision_differs_by_rounding_alone(case, policy, two_replicas):
     x = examples(case)
     with dtype_policy(policy):

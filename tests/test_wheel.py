@@ -64,6 +64,7 @@ def test_wheel_holds_package_and_catalogue(checkout: Path, wheel: Path) -> None:
     assert {"METADATA", "entry_points.txt", "licenses/LICENSE"} <= info
 
 
+@pytest.mark.slow
 def test_source_archive_builds_the_same(checkout: Path, wheel: Path, tmp_path: Path) -> None:
     archive = build(checkout, "build_sdist")
     with tarfile.open(archive) as source:
