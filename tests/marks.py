@@ -1,4 +1,4 @@
-"""What the default run tests of many alike, so that it stays short; `pytest -m slow` has the rest."""
+"""The default run tests some of many alike, so that it stays short; `pytest -m slow` the rest."""
 
 from __future__ import annotations
 
@@ -11,4 +11,8 @@ import pytest
 def slow_but(fast: Iterable[Any], values: Iterable[Any]) -> list[Any]:
     """Values to parametrise a test over, all but those in `fast` marked slow."""
     fast = tuple(fast)
-    return [one if one in fast else pytest.param(one, marks=pytest.mark.slow) for one in values]
+
+    def marked(one: Any) -> Any:
+        return pytest.param(*(one if isinstance(one, tuple) else (one,)), marks=pytest.mark.slow)
+
+    return [one if one in fast else marked(one) for one in values]
