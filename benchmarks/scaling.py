@@ -81,37 +81,40 @@ def _free_ports(count: int) -> list[int]:
 
 def differences() -> str:
     """Family x form x precision: the largest difference of a weight from one replica's."""
-    import numpy as np
-
     with tempfile.TemporaryDirectory() as folder:
         for policy in POLICIES:
             for form in FORMS:
-                run(form, "weights", policy, str(Path(folder, f"{policy} {form}")))
+                run(form, "weights", policy, f"{folder}/{policy} {form}")
                 print(f"{policy}, {form}: trained", file=sys.stderr, flush=True)
+        return compare(Path(folder))
 
-        def load(policy: str, form: str, case: str, index: int = 0) -> list[np.ndarray]:
-            with np.load(Path(folder, f"{policy} {form} {case} {index}.npz")) as arrays:
-                return [arrays[name] for name in arrays.files]
 
-        def largest(one: list[np.ndarray], other: list[np.ndarray]) -> float:
-            return max(float(np.abs(p - q).max()) for p, q in zip(one, other, strict=True))
+def compare(folder: Path) -> str:
+    """The table of differences between the weights in `folder`."""
+    import numpy as np
 
-        cases = json.loads(Path(folder, "cases.json").read_text())
-        rows, worst = [], [0.0] * 6
-        for case in cases:
-            one = load("float32", "1 replica", case)
-            numbers = [largest(load("float32", "start", case), one)]
-            for policy in POLICIES:
-                single = load(policy, "1 replica", case)
-                numbers.append(largest(single, load(policy, "Mirrored x2", case)))
-                workers = (load(policy, "2 workers", case, index) for index in range(2))
-                numbers.append(max(largest(single, weights) for weights in workers))
-            numbers.append(largest(one, load("mixed_bfloat16", "1 replica", case)))
-            worst = [max(pair) for pair in zip(worst, numbers, strict=True)]
-            rows.append([case, *(f"{number:.0e}" for number in numbers)])
+    def load(policy: str, form: str, case: str, index: int = 0) -> list[np.ndarray]:
+        with np.load(folder / f"{policy} {form} {case} {index}.npz") as arrays:
+            return [arrays[name] for name in arrays.files]
+
+    def largest(one: list[np.ndarray], other: list[np.ndarray]) -> float:
+        return max(float(np.abs(p - q).max()) for p, q in zip(one, other, strict=True))
+
+    rows, worst = [], [0.0] * 6
+    for case in json.loads((folder / "cases.json").read_text()):
+        one = load("float32", FORMS[0], case)
+        numbers = [largest(load("float32", "start", case), one)]
+        for policy in POLICIES:
+            single = load(policy, FORMS[0], case)
+            numbers.append(largest(single, load(policy, FORMS[1], case)))
+            workers = (load(policy, FORMS[2], case, index) for index in range(2))
+            numbers.append(max(largest(single, weights) for weights in workers))
+        numbers.append(largest(one, load("mixed_bfloat16", FORMS[0], case)))
+        worst = [max(pair) for pair in zip(worst, numbers, strict=True)]
+        rows.append([case, *(f"{number:.0e}" for number in numbers)])
     rows.append(["*largest*", *(f"{number:.0e}" for number in worst)])
     heads = ["family", "moved by", *FORMS[1:], *(f"{form}, bf16" for form in FORMS[1:])]
-    return _table([*heads, "bf16 from float32"], rows)
+    return table([*heads, "bf16 from float32"], rows)
 
 
 def speed() -> str:
@@ -139,7 +142,7 @@ def speed() -> str:
             sent = single["parameters"] if form != FORMS[0] else 0
             rows.append([*row, f"{4 * sent:,}" if sent else ""])
     heads = ("model", "form", "time of a step", "processor time", "bytes of gradients a step")
-    return _table(heads, rows)
+    return table(heads, rows)
 
 
 def determinism() -> str:
@@ -157,7 +160,7 @@ def determinism() -> str:
         kinds = [len({answer[name]["sha256"] for answer in answers[s]}) for s in switches]
         rows.append([name, _spread(ratios), *(f"{kind} in {ROUNDS} runs" for kind in kinds)])
     heads = ("model", "time, ratio", "different weights without", "different weights with")
-    return _table(heads, rows)
+    return table(heads, rows)
 
 
 def _spread(values: list[float], unit: str = "") -> str:
@@ -165,7 +168,7 @@ def _spread(values: list[float], unit: str = "") -> str:
     return f"{middle:.2f}{unit} ({low:.2f}-{high:.2f})"
 
 
-def _table(heads: Any, rows: list[list[str]]) -> str:
+def table(heads: Any, rows: list[list[str]]) -> str:
     lines = [heads, ["---"] * len(heads), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
