@@ -129,7 +129,7 @@ def speed() -> str:
             answers[form].append(answer)
         print(f"round {i + 1} of {ROUNDS}", file=sys.stderr, flush=True)
     rows = []
-    for name, single in answers["1 replica"][0].items():
+    for name in answers["1 replica"][0]:
         for form in FORMS:
             row = [name if form == FORMS[0] else "", form]
             for what in ("step", "processor"):
@@ -139,9 +139,13 @@ def speed() -> str:
                     row.append(_spread([1000 * value for value in these], " ms"))
                 else:
                     row.append(_spread([a / b for a, b in zip(these, ones, strict=True)]))
-            sent = single["parameters"] if form != FORMS[0] else 0
-            rows.append([*row, f"{4 * sent:,}" if sent else ""])
-    heads = ("model", "form", "time of a step", "processor time", "bytes of gradients a step")
+            rows.append(row if form == FORMS[2] else [*row, "", "", ""])
+        counted = answers["2 workers"][0][name]
+        rows[-1] += [f"{4 * counted['parameters']:,}", *map("{:,}".format, counted["reduced"])]
+    heads = (
+        *("model", "form", "time of a step", "processor time"),
+        *("bytes of gradients", "all-reduces, in all", "bytes, in all"),
+    )
     return table(heads, rows)
 
 
@@ -222,20 +226,10 @@ def _train_on_images(strategy: Any, switch: str = "") -> dict[str, Any]:
     import keras
     import tensorflow as tf
 
-    from kerasunsup import GAN, Autoencoder, data, networks
+    from kerasunsup import data
 
     if switch:
         tf.config.experimental.enable_op_determinism()
-
-    def dense() -> keras.Model:
-        backbone = networks.dense_backbone((28, 28, 1), [128, 64])
-        decoder = networks.dense_decoder(12, (28, 28, 1), [64, 128], output_activation="sigmoid")
-        return Autoencoder(backbone, decoder, 12, seed=1)
-
-    def dcgan() -> keras.Model:
-        generator = networks.dcgan_generator(64, (28, 28, 1), [48, 24, 12])
-        discriminator = networks.dcgan_discriminator((28, 28, 1), [24, 48])
-        return GAN(generator, discriminator, 64, ema=0.999, value_range=(0, 1), seed=1)
 
     class Clock(keras.callbacks.Callback):
         def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
@@ -248,27 +242,62 @@ def _train_on_images(strategy: Any, switch: str = "") -> dict[str, Any]:
     images = data.load("fashion_mnist").train
     measured = {}
     for name, make, batch, steps in (
-        ("dense autoencoder 784-128-64-12, batch 128", dense, 128, 384),
-        ("DCGAN 28x28, batch 64", dcgan, 64, 48),
+        ("dense autoencoder 784-128-64-12, batch 128", _dense, 128, 384),
+        ("DCGAN 28x28, batch 64", _dcgan, 64, 48),
     ):
         keras.utils.set_random_seed(0)
         with strategy.scope():
             model = make()
             model.compile()
         epochs: list[list[float]] = []
-        model.fit(
-            images, batch_size=batch, steps_per_epoch=steps, epochs=1 + TIMED_EPOCHS,
-            callbacks=[Clock()], verbose=0,
-        )  # fmt: skip
+        plan = {"batch_size": batch, "steps_per_epoch": steps, "epochs": 1 + TIMED_EPOCHS}
+        model.fit(images, **plan, callbacks=[Clock()], verbose=0)
         wall, processor = zip(*epochs[1:], strict=True)  # the first one traces and warms up
         weights = hashlib.sha256(b"".join(value.tobytes() for value in model.get_weights()))
         measured[name] = {
             "step": statistics.median(wall) / steps,
             "processor": statistics.median(processor) / steps,
             "parameters": model.parameters,
+            "reduced": _all_reduces(strategy, model, images[:batch]),
             "sha256": weights.hexdigest(),
         }
     return measured
+
+
+def _dense() -> Any:
+    from kerasunsup import Autoencoder, networks
+
+    backbone = networks.dense_backbone((28, 28, 1), [128, 64])
+    decoder = networks.dense_decoder(12, (28, 28, 1), [64, 128], output_activation="sigmoid")
+    return Autoencoder(backbone, decoder, 12, seed=1)
+
+
+def _dcgan() -> Any:
+    from kerasunsup import GAN, networks
+
+    generator = networks.dcgan_generator(64, (28, 28, 1), [48, 24, 12])
+    discriminator = networks.dcgan_discriminator((28, 28, 1), [24, 48])
+    return GAN(generator, discriminator, 64, ema=0.999, value_range=(0, 1), seed=1)
+
+
+def _all_reduces(strategy: Any, model: Any, batch: Any) -> tuple[int, int]:
+    """Number and bytes of the collective operations in the graph of a step: 0 in one process."""
+    import tensorflow as tf
+    from tensorflow.python.ops import collective_ops
+
+    sent, reduce = [], collective_ops.all_reduce_v2
+
+    def counted(tensor: Any, *arguments: Any, **options: Any) -> Any:
+        sent.append(tensor.shape.num_elements() * tensor.dtype.size)
+        return reduce(tensor, *arguments, **options)
+
+    collective_ops.all_reduce_v2 = counted
+    step = tf.autograph.experimental.do_not_convert(
+        lambda rows: strategy.run(model.train_step, (rows,))
+    )
+    tf.function(step).get_concrete_function(tf.TensorSpec(batch.shape, batch.dtype))
+    collective_ops.all_reduce_v2 = reduce
+    return len(sent), sum(sent)
 
 
 def main() -> None:
