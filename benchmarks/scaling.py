@@ -2,15 +2,14 @@
 
     python -m benchmarks.scaling [differences] [speed] [determinism] [--write]
 
-Prints Markdown tables; with --write they go into docs/distributed.md. Everything measured runs in
-processes of its own: one, one with two logical CPU devices, or a cluster of two on loopback.
-Fashion-MNIST must be prepared (`kerasunsup data import`). Minutes.
+Prints Markdown tables; with --write they go into docs/distributed.md. What is measured runs
+in processes of `benchmarks.measured`: one, one with two logical CPU devices, or a cluster of two
+on loopback. Fashion-MNIST must be prepared (`kerasunsup data import`). 10 to 30 minutes.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 import re
@@ -19,20 +18,16 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.measured import FORMS
+
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "distributed.md"
-FORMS = ("1 replica", "Mirrored x2", "2 workers")
 POLICIES = ("float32", "mixed_bfloat16")
 ROUNDS = 5
-TIMED_EPOCHS = 3
 SECONDS = 1800.0  # after which a measurement has failed
-
-
-# In the parent
 
 
 def run(form: str, task: str, *arguments: str, threads: int = 1) -> list[dict[str, Any]]:
@@ -48,7 +43,7 @@ def run(form: str, task: str, *arguments: str, threads: int = 1) -> list[dict[st
                 cluster = {"worker": [f"127.0.0.1:{port}" for port in ports]}
                 config = {"cluster": cluster, "task": {"type": "worker", "index": index}}
                 environment["TF_CONFIG"] = json.dumps(config)
-            command = [sys.executable, "-m", "benchmarks.scaling", "--child", form, str(answer)]
+            command = [sys.executable, "-m", "benchmarks.measured", form, str(answer)]
             processes.append(
                 subprocess.Popen([*command, task, *arguments], env=environment, cwd=ROOT)
             )
@@ -119,52 +114,48 @@ def compare(folder: Path) -> str:
 
 def speed() -> str:
     """Step times and processor times as ratios to one replica's, runs taken in turn."""
-    answers: dict[str, list[dict[str, Any]]] = {form: [] for form in FORMS}
+    rounds = []
     for i in range(ROUNDS):
-        for form in FORMS:
-            workers = run(form, "times")
-            answer = workers[0]
-            for name, measured in answer.items():
-                measured["processor"] = sum(worker[name]["processor"] for worker in workers)
-            answers[form].append(answer)
+        rounds.append({form: run(form, "times") for form in FORMS})
         print(f"round {i + 1} of {ROUNDS}", file=sys.stderr, flush=True)
+    return ratios(rounds)
+
+
+def ratios(rounds: list[dict[str, list[dict[str, Any]]]]) -> str:
+    """The table of step times of rounds, each form -> what its processes answered."""
     rows = []
-    for name in answers["1 replica"][0]:
+    for name in rounds[0][FORMS[0]][0]:
         for form in FORMS:
-            row = [name if form == FORMS[0] else "", form]
-            for what in ("step", "processor"):
-                ones = [answer[name][what] for answer in answers["1 replica"]]
-                these = [answer[name][what] for answer in answers[form]]
+            rows.append([name if form == FORMS[0] else "", form])
+            for what, total in (("step", max), ("processor", sum)):
+                ones = [one[FORMS[0]][0][name][what] for one in rounds]
+                these = [total(answer[name][what] for answer in one[form]) for one in rounds]
                 if form == FORMS[0]:
-                    row.append(_spread([1000 * value for value in these], " ms"))
+                    rows[-1].append(_spread([1000 * value for value in these], " ms"))
                 else:
-                    row.append(_spread([a / b for a, b in zip(these, ones, strict=True)]))
-            rows.append(row if form == FORMS[2] else [*row, "", "", ""])
-        counted = answers["2 workers"][0][name]
-        rows[-1] += [f"{4 * counted['parameters']:,}", *map("{:,}".format, counted["reduced"])]
-    heads = (
-        *("model", "form", "time of a step", "processor time"),
-        *("bytes of gradients", "all-reduces, in all", "bytes, in all"),
-    )
-    return table(heads, rows)
+                    rows[-1].append(_spread([a / b for a, b in zip(these, ones, strict=True)]))
+        sent = rounds[0][FORMS[2]][0][name]
+        for row in rows[-3:-1]:
+            row += ["", "", ""]
+        rows[-1] += [f"{4 * sent['parameters']:,}", *map("{:,}".format, sent["reduced"])]
+    heads = ("model", "form", "time of a step", "processor time", "bytes of gradients")
+    return table([*heads, "all-reduces, in all", "bytes, in all"], rows)
 
 
 def determinism() -> str:
     """Time of an epoch with op determinism as a ratio to without, and whether weights repeat."""
-    switches = ("", "deterministic")
-    answers: dict[str, list[Any]] = {switch: [] for switch in switches}
+    answers: dict[str, list[Any]] = {"": [], "deterministic": []}
     for i in range(ROUNDS):
-        for switch in switches:
-            answers[switch] += run("1 replica", "times", switch, threads=2)
+        for switch, those in answers.items():
+            those += run(FORMS[0], "times", switch, threads=2)
         print(f"round {i + 1} of {ROUNDS}", file=sys.stderr, flush=True)
     rows = []
     for name in answers[""][0]:
-        times = [[answer[name]["step"] for answer in answers[switch]] for switch in switches]
-        ratios = [b / a for a, b in zip(*times, strict=True)]
-        kinds = [len({answer[name]["sha256"] for answer in answers[s]}) for s in switches]
-        rows.append([name, _spread(ratios), *(f"{kind} in {ROUNDS} runs" for kind in kinds)])
-    heads = ("model", "time, ratio", "different weights without", "different weights with")
-    return table(heads, rows)
+        usual, strict = ([one[name]["step"] for one in those] for those in answers.values())
+        seen = {one[name]["sha256"] for those in answers.values() for one in those}
+        slower = _spread([b / a for a, b in zip(usual, strict, strict=True)])
+        rows.append([name, slower, f"{len(seen)} in {2 * ROUNDS} runs"])
+    return table(("model", "time with / without", "different final weights"), rows)
 
 
 def _spread(values: list[float], unit: str = "") -> str:
@@ -177,141 +168,13 @@ def table(heads: Any, rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-# In the measured processes
-
-
-def child(form: str, task: str, arguments: list[str]) -> dict[str, Any]:
-    """Runs a task on the replicas of a form."""
-    import tensorflow as tf
-
-    if form == "Mirrored x2":  # before TensorFlow starts
-        devices = [tf.config.LogicalDeviceConfiguration()] * 2
-        tf.config.set_logical_device_configuration(
-            tf.config.list_physical_devices("CPU")[0], devices
-        )
-    from kerasunsup import strategies
-
-    strategy = strategies.choose("auto")  # a cluster meets before anything else
-    sys.path.insert(0, str(ROOT / "tests"))
-    import replicated
-
-    if form == "Mirrored x2":
-        strategy = replicated.mirrored(2)
-    answer = {"weights": _train_families, "times": _train_on_images}[task](strategy, *arguments)
-    strategies.wait_for_all(strategy)
-    return answer
-
-
-def _train_families(strategy: Any, policy: str, target: str) -> dict[str, Any]:
-    import keras
-    import numpy as np
-    from replicated import CASES, examples, train
-
-    from kerasunsup.models.base import dtype_policy
-
-    index = getattr(strategy.extended, "_id_in_cluster", 0)
-    start = Path(target).with_name(f"{policy} start")
-    Path(target).with_name("cases.json").write_text(json.dumps(list(CASES)))
-    for case, make in CASES.items():
-        with dtype_policy(policy), strategy.scope():
-            if target.endswith(FORMS[0]):
-                keras.utils.set_random_seed(0)
-                np.savez(f"{start} {case} 0.npz", *make().get_weights())
-            model, _ = train(make, examples(case))
-        np.savez(f"{target} {case} {index}.npz", *model.get_weights())
-    return {}
-
-
-def _train_on_images(strategy: Any, switch: str = "") -> dict[str, Any]:
-    import keras
-    import tensorflow as tf
-
-    from kerasunsup import data
-
-    if switch:
-        tf.config.experimental.enable_op_determinism()
-
-    class Clock(keras.callbacks.Callback):
-        def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-            self.begun = time.perf_counter(), time.process_time()
-
-        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-            ended = time.perf_counter(), time.process_time()
-            epochs.append([b - a for a, b in zip(self.begun, ended, strict=True)])
-
-    images = data.load("fashion_mnist").train
-    measured = {}
-    for name, make, batch, steps in (
-        ("dense autoencoder 784-128-64-12, batch 128", _dense, 128, 384),
-        ("DCGAN 28x28, batch 64", _dcgan, 64, 48),
-    ):
-        keras.utils.set_random_seed(0)
-        with strategy.scope():
-            model = make()
-            model.compile()
-        epochs: list[list[float]] = []
-        plan = {"batch_size": batch, "steps_per_epoch": steps, "epochs": 1 + TIMED_EPOCHS}
-        model.fit(images, **plan, callbacks=[Clock()], verbose=0)
-        wall, processor = zip(*epochs[1:], strict=True)  # the first one traces and warms up
-        weights = hashlib.sha256(b"".join(value.tobytes() for value in model.get_weights()))
-        measured[name] = {
-            "step": statistics.median(wall) / steps,
-            "processor": statistics.median(processor) / steps,
-            "parameters": model.parameters,
-            "reduced": _all_reduces(strategy, model, images[:batch]),
-            "sha256": weights.hexdigest(),
-        }
-    return measured
-
-
-def _dense() -> Any:
-    from kerasunsup import Autoencoder, networks
-
-    backbone = networks.dense_backbone((28, 28, 1), [128, 64])
-    decoder = networks.dense_decoder(12, (28, 28, 1), [64, 128], output_activation="sigmoid")
-    return Autoencoder(backbone, decoder, 12, seed=1)
-
-
-def _dcgan() -> Any:
-    from kerasunsup import GAN, networks
-
-    generator = networks.dcgan_generator(64, (28, 28, 1), [48, 24, 12])
-    discriminator = networks.dcgan_discriminator((28, 28, 1), [24, 48])
-    return GAN(generator, discriminator, 64, ema=0.999, value_range=(0, 1), seed=1)
-
-
-def _all_reduces(strategy: Any, model: Any, batch: Any) -> tuple[int, int]:
-    """Number and bytes of the collective operations in the graph of a step: 0 in one process."""
-    import tensorflow as tf
-    from tensorflow.python.ops import collective_ops
-
-    sent, reduce = [], collective_ops.all_reduce_v2
-
-    def counted(tensor: Any, *arguments: Any, **options: Any) -> Any:
-        sent.append(tensor.shape.num_elements() * tensor.dtype.size)
-        return reduce(tensor, *arguments, **options)
-
-    collective_ops.all_reduce_v2 = counted
-    step = tf.autograph.experimental.do_not_convert(
-        lambda rows: strategy.run(model.train_step, (rows,))
-    )
-    tf.function(step).get_concrete_function(tf.TensorSpec(batch.shape, batch.dtype))
-    collective_ops.all_reduce_v2 = reduce
-    return len(sent), sum(sent)
-
-
 def main() -> None:
     """Measures what is asked for, all by default."""
     tables = {table.__name__: table for table in (differences, speed, determinism)}
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("tables", nargs="*", help=", ".join(tables), metavar="TABLE")
     parser.add_argument("--write", action="store_true", help=f"put them into {PAGE.name}")
-    parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     given = parser.parse_args()
-    if given.child:
-        form, answer = given.child
-        Path(answer).write_text(json.dumps(child(form, given.tables[0], given.tables[1:])))
-        return
     if set(given.tables) - set(tables):
         parser.error(f"tables are {', '.join(tables)}. Received: {' '.join(given.tables)}")
     for name in given.tables or tables:
