@@ -151,11 +151,14 @@ def determinism() -> str:
         print(f"round {i + 1} of {ROUNDS}", file=sys.stderr, flush=True)
     rows = []
     for name in answers[""][0]:
-        usual, strict = ([one[name]["step"] for one in those] for those in answers.values())
+        row = [name]
+        for what in ("step", "processor"):
+            usual, strict = ([one[name][what] for one in those] for those in answers.values())
+            row.append(_spread([b / a for a, b in zip(usual, strict, strict=True)]))
         seen = {one[name]["sha256"] for those in answers.values() for one in those}
-        slower = _spread([b / a for a, b in zip(usual, strict, strict=True)])
-        rows.append([name, slower, f"{len(seen)} in {2 * ROUNDS} runs"])
-    return table(("model", "time with / without", "different final weights"), rows)
+        rows.append([*row, f"{len(seen)} in {2 * ROUNDS} runs"])
+    heads = ("model", "time with / without", "processor time", "different final weights")
+    return table(heads, rows)
 
 
 def _spread(values: list[float], unit: str = "") -> str:
