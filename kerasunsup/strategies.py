@@ -116,8 +116,14 @@ def is_chief(strategy: tf.distribute.Strategy) -> bool:
 
 def wait_for_all(strategy: tf.distribute.Strategy) -> None:
     """Returns when every worker has come here."""
+
+    @tf.function(autograph=False)
+    def count() -> Any:
+        ones = strategy.run(tf.ones, args=((),))
+        return strategy.reduce("SUM", ones, axis=None)
+
     if getattr(strategy.extended, "_num_workers", 1) > 1:
-        tf.function(lambda: strategy.reduce("SUM", strategy.run(lambda: tf.ones(())), axis=None))()
+        count()
 
 
 @contextlib.contextmanager

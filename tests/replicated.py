@@ -162,6 +162,9 @@ def train(make, x, batch_size=12, stream=False, **arguments):
     # Statistics of a last batch of three rows make rounding grow
     rate = 0.001 if isinstance(model, (BarlowTwins, SimCLR)) else 0.01
     optimizers = {name: keras.optimizers.SGD(rate) for name in model.optimizer_variables}
+    if keras.config.dtype_policy().name == "mixed_float16":  # a scale at which no step is left out
+        scaled = keras.optimizers.LossScaleOptimizer
+        optimizers = {name: scaled(sgd, initial_scale=64.0) for name, sgd in optimizers.items()}
     model.compile(**optimizers, **arguments)
     y = np.arange(len(x)) % 3
     given, validation = {"x": x, "y": y, "batch_size": batch_size}, (x[:20], y[:20])

@@ -37,17 +37,11 @@ def test_mixed_precision_learns_as_float32_does(case, policy, plain, tmp_path):
     with dtype_policy(policy):
         model, history = train(CASES[case], x)
     _, wanted = plain(case)
-    optimizers = {name: getattr(model, name) for name in model.optimizer_variables}
-    skipped = len(model.stage_epochs(2)) == 1 and any(
-        optimizer.iterations.numpy() < model.steps_done * model.optimizer_steps(name)
-        for name, optimizer in optimizers.items()
-    )  # while the scale of the loss was too large
     for name, values in wanted.items():
-        if not skipped and name.endswith(("loss", "elbo", "reconstruction")):
+        if name.endswith(("loss", "elbo", "reconstruction")):
             np.testing.assert_allclose(history[name], values, rtol=0.1, atol=0.02, err_msg=name)
     assert {weight.dtype for weight in model.trainable_weights} == {"float32"}
-    assert policy == "mixed_float16" or not skipped
-    for optimizer in optimizers.values():
+    for optimizer in (getattr(model, name) for name in model.optimizer_variables):
         scaled = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
         assert scaled == (policy == "mixed_float16")
     model.save(tmp_path / "model.keras")

@@ -57,7 +57,7 @@ def check(model: UnsupervisedModel) -> None:
 def _check_seeds(model: UnsupervisedModel) -> None:
     strategy = model.distribute_strategy
 
-    @tf.function
+    @tf.function(autograph=False)
     def seeds_of_all() -> Any:
         return strategy.gather(strategy.run(lambda: tf.constant([model.seed])), axis=0)
 
