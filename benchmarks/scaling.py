@@ -156,8 +156,8 @@ def determinism() -> str:
             usual, strict = ([one[name][what] for one in those] for those in answers.values())
             row.append(_spread([b / a for a, b in zip(usual, strict, strict=True)]))
         seen = {one[name]["sha256"] for those in answers.values() for one in those}
-        rows.append([*row, f"{len(seen)} in {2 * ROUNDS} runs"])
-    heads = ("model", "time with / without", "processor time", "different final weights")
+        rows.append([*row, str(len(seen))])
+    heads = ("model", "time with / without", "processor time", f"distinct results of {2 * ROUNDS} runs")
     return table(heads, rows)
 
 
