@@ -157,7 +157,8 @@ def determinism() -> str:
             row.append(_spread([b / a for a, b in zip(usual, strict, strict=True)]))
         seen = {one[name]["sha256"] for those in answers.values() for one in those}
         rows.append([*row, str(len(seen))])
-    heads = ("model", "time with / without", "processor time", f"distinct results of {2 * ROUNDS} runs")
+    distinct = f"distinct results of {2 * ROUNDS} runs"
+    heads = ("model", "time with / without", "processor time", distinct)
     return table(heads, rows)
 
 
