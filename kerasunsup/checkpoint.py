@@ -182,6 +182,12 @@ class Checkpoint(keras.callbacks.Callback):
             place = f"step {self.step} of epoch {self.epoch + 1}"
         return f"the state after {place} is in {self.folder}."
 
+    def _rewind_stage(self) -> None:
+        progress = self._kept["compile"]["progress"]
+        if self.model.stage != progress["stage"]:
+            self.model.compile_from_config(self._kept["compile"])
+        self.model.steps_done = progress["steps"]
+
     def _remember(self, model: keras.Model) -> None:
         self._kept = {
             "steps": model.steps_done,

@@ -74,6 +74,16 @@ def count_once(per_example: Any) -> Any:
     return per_example[: tf.where(first, ops.shape(per_example)[0], 0)]
 
 
+def values_of_all(strategy: tf.distribute.Strategy, value: int) -> list[int]:
+    """The values that replicas have, sorted: one, of what must be the same on every worker."""
+
+    @tf.function(autograph=False)
+    def gathered() -> Any:
+        return strategy.gather(strategy.run(lambda: tf.constant([value], tf.int64)), axis=0)
+
+    return sorted({int(one) for one in gathered()})
+
+
 def all_sum(x: Any) -> Any:
     """Sum of `x` over the replicas, equal on each of them."""
     if replica_count() == 1:

@@ -30,6 +30,7 @@ from kerasunsup.health import Health
 from kerasunsup.models import UnsupervisedModel
 from kerasunsup.models.resident import rows_used
 from kerasunsup.recipe import Recipe
+from kerasunsup.replicas import values_of_all
 
 SHUFFLE_BUFFER = 10_000
 PARTS = (
@@ -130,6 +131,12 @@ def _train(
     callbacks = _callbacks(model, data, recipe, folder, checkpoint, health if chief else None)
     if resume:
         checkpoint.restore(model)
+        steps_done = values_of_all(strategy, model.steps_done)
+        if len(steps_done) > 1:
+            raise InputError(
+                "Every worker must see the same run: choose a folder that they share. "
+                f"Received: checkpoints after {steps_done} steps in {folder}"
+            )
     try:
         _fit(model, data, recipe, checkpoint, callbacks, verbose)
         checkpoint.restore_best(model)

@@ -14,7 +14,7 @@ import tensorflow as tf
 from keras import ops
 
 from kerasunsup.errors import InputError
-from kerasunsup.replicas import all_alike, bounds
+from kerasunsup.replicas import all_alike, bounds, values_of_all
 
 if TYPE_CHECKING:
     from kerasunsup.models.base import UnsupervisedModel
@@ -32,11 +32,16 @@ def check(model: UnsupervisedModel) -> None:
         )
     if strategy.num_replicas_in_sync == 1:
         return
-    _check_seeds(model)
+    seeds = values_of_all(strategy, model.seed)
+    if len(seeds) > 1:
+        raise InputError(
+            "Every worker must shuffle and draw alike: give the model a `seed`, or call "
+            f"keras.utils.set_random_seed before it is made. Received: seeds {seeds}"
+        )
     if model.jit_steps:
         raise InputError(
             f"XLA does not compile steps of {strategy.num_replicas_in_sync} replicas: leave "
-            "`jit_compile` out. Received: jit_compile=True"
+            "`jit_compile` out (compile.jit_compile=false in a recipe). Received: jit_compile=True"
         )
     for layer in model._flatten_layers():
         if isinstance(layer, keras.layers.BatchNormalization) and not layer.synchronized:
@@ -52,21 +57,6 @@ def check(model: UnsupervisedModel) -> None:
                 "ema_overwrite_frequency out; averages are taken over at the end of fit. "
                 f"Received: {getattr(model, name).ema_overwrite_frequency}"
             )
-
-
-def _check_seeds(model: UnsupervisedModel) -> None:
-    strategy = model.distribute_strategy
-
-    @tf.function(autograph=False)
-    def seeds_of_all() -> Any:
-        return strategy.gather(strategy.run(lambda: tf.constant([model.seed])), axis=0)
-
-    seeds = {int(seed) for seed in seeds_of_all()}
-    if len(seeds) > 1:
-        raise InputError(
-            "Every worker must shuffle and draw alike: give the model a `seed`, or call "
-            f"keras.utils.set_random_seed before it is made. Received: seeds {sorted(seeds)}"
-        )
 
 
 def run_step(
