@@ -99,7 +99,7 @@ class Checkpoint(keras.callbacks.Callback):
         self._metrics = _load_arrays(folder / "metrics.npz")
         self._best = _load_arrays(folder / "best.npz")
         self._steps = self._saved_steps = model.steps_done
-        self._remember(model)
+        self._kept = model.snapshot()
         self._restore_early_stopping()
 
     def _newest(self) -> tuple[Path, dict[str, Any]]:
@@ -151,7 +151,7 @@ class Checkpoint(keras.callbacks.Callback):
         if batch + 1 < self.params["steps"]:  # what follows the last batch is an epoch's end
             self.step = batch + 1
             self._metrics = [variable.numpy() for variable in self._metric_variables()]
-            self._remember(self.model)
+            self._kept = self.model.snapshot()
             self._save()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
@@ -161,7 +161,7 @@ class Checkpoint(keras.callbacks.Callback):
             for name, value in (logs or {}).items()
         }
         self.stopped_early = self.model.stop_training
-        self._remember(self.model)
+        self._kept = self.model.snapshot()
         last = self.stopped_early or self.epoch == self.params["epochs"]
         if last or time.time() - self._saved_at > self._cost / LARGEST_SHARE_OF_TIME:
             self._save()
@@ -171,29 +171,12 @@ class Checkpoint(keras.callbacks.Callback):
         if not self._kept:
             return "nothing was kept, no epoch had ended."
         if self._saved_steps < self._kept["steps"]:
-            self.model.compile_from_config(self._kept["compile"])
-            for variable, value in zip(
-                self.model.training_state, self._kept["values"], strict=True
-            ):
-                variable.assign(value)
+            self.model.rewind(self._kept)
             self._save()
         place = f"epoch {self.epoch}"
         if self.step:
             place = f"step {self.step} of epoch {self.epoch + 1}"
         return f"the state after {place} is in {self.folder}."
-
-    def _rewind_stage(self) -> None:
-        progress = self._kept["compile"]["progress"]
-        if self.model.stage != progress["stage"]:
-            self.model.compile_from_config(self._kept["compile"])
-        self.model.steps_done = progress["steps"]
-
-    def _remember(self, model: keras.Model) -> None:
-        self._kept = {
-            "steps": model.steps_done,
-            "compile": model.get_compile_config(),
-            "values": [variable.numpy() for variable in model.training_state],
-        }
 
     def _save(self) -> None:
         self._saved_steps = self._kept["steps"]

@@ -214,6 +214,22 @@ class UnsupervisedModel(Fitting):
         optimizers = [getattr(self, name) for name in self.optimizer_variables]
         return [*self.variables, *(v for optimizer in optimizers for v in optimizer.variables)]
 
+    def snapshot(self) -> dict[str, Any]:
+        """A copy in memory of all that training changes, for `rewind`."""
+        return {
+            "steps": self.steps_done,
+            "compile": self.get_compile_config(),
+            "values": [variable.numpy() for variable in self.training_state],
+        }
+
+    def rewind(self, snapshot: Mapping[str, Any]) -> None:
+        """Sets weights, random states, optimisers and progress back to a `snapshot`."""
+        if self.stage != snapshot["compile"]["progress"]["stage"]:
+            self.compile_from_config(snapshot["compile"])
+        self.steps_done = snapshot["steps"]
+        for variable, value in zip(self.training_state, snapshot["values"], strict=True):
+            variable.assign(value)
+
     def optimizer_steps(self, name: str) -> int:
         """Steps of an optimiser in one training step: the unit of its schedule."""
         return 1
@@ -320,9 +336,7 @@ class UnsupervisedModel(Fitting):
             "clip_norm": self.clip_norm,
             "steps_per_execution": self.requested_steps_per_execution,
             "jit_compile": self.jit_steps,
-            "progress": {"stage": self.stage, "steps": self.steps_done}
-            if self.steps_done
-            else None,
+            "progress": {"stage": self.stage, "steps": self.steps_done},
         }
 
     def compile_from_config(self, config: dict[str, Any]) -> None:

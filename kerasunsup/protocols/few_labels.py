@@ -185,12 +185,11 @@ def _finetuned(
     rate = SCRATCH_RATE if fresh else FINETUNING_RATE
     steps = epochs * -(-count // BATCH)
     model.compile(keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(rate, steps)))
-    start = [variable.numpy() for variable in model.training_state]
+    start = model.snapshot()
     scores = []
     for seed in range(DRAWS):  # one compiled model, set back for each draw
         keras.utils.set_random_seed(seed)
-        for variable, value in zip(model.training_state, start, strict=True):
-            variable.assign(value)
+        model.rewind(start)
         if fresh:
             model.backbone.set_weights(keras.models.clone_model(model.backbone).get_weights())
         model.head.kernel.assign(keras.initializers.GlorotUniform()(model.head.kernel.shape))
