@@ -210,6 +210,7 @@ def test_a_killed_run_goes_on_from_its_last_step(tmp_path, monkeypatch):
     assert resumed.history == straight.history
 
 
+@pytest.mark.slow
 def test_on_replicas_too(tmp_path, monkeypatch):
     recipe = changed(checkpoint_every=2, epochs=3)
     straight = train(recipe, tmp_path / "straight", strategy=mirrored(2), verbose=0)
