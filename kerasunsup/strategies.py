@@ -135,6 +135,10 @@ def lost_workers_named(strategy: tf.distribute.Strategy) -> Iterator[None]:
     """
     try:
         yield
+    except RuntimeError as error:  # TensorFlow's, of Ctrl-C while it waits for other workers
+        if "KeyboardInterrupt" not in str(error):
+            raise
+        raise TrainingError("Stopped while waiting for the other workers.") from None
     except LOST as error:
         if getattr(strategy.extended, "_num_workers", 1) == 1:
             raise
