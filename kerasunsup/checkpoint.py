@@ -25,6 +25,11 @@ from kerasunsup.recipe import Recipe
 KEPT = 2
 LARGEST_SHARE_OF_TIME = 0.05
 EARLY_STOPPING = ("wait", "best", "best_epoch")
+ARRAYS = ("metrics", "best", "model")
+NOTHING = {
+    **{"epoch": 0, "step": 0, "history": {}, "stopped_early": False, "early_stopping": {}},
+    **{"metrics": [], "best": [], "model": None},
+}
 
 
 class Checkpoint(keras.callbacks.Callback):
@@ -59,19 +64,31 @@ class Checkpoint(keras.callbacks.Callback):
         self.every = recipe.train.checkpoint_every
         self.recipe_hash = _hash(recipe)
         self.writes = writes
-        self.epoch = self.step = 0
-        self.history: dict[str, list[float]] = {}
         self.early_stopping: keras.callbacks.EarlyStopping | None = None
         self.seconds_before = 0.0
-        self.stopped_early = False
         self._started = time.time()
         self._saved_at = 0.0
         self._cost = 0.0
         self._restored: dict[str, Any] = {}
         self._steps = self._saved_steps = 0
-        self._kept: dict[str, Any] = {}  # the last good state
-        self._metrics: list[np.ndarray] = []
-        self._best: list[np.ndarray] = []
+        self._due = False
+        self._kept: dict[str, Any] = dict(NOTHING)  # the last good state
+
+    @property
+    def epoch(self) -> int:
+        return self._kept["epoch"]
+
+    @property
+    def step(self) -> int:
+        return self._kept["step"]
+
+    @property
+    def history(self) -> dict[str, list[float]]:
+        return self._kept["history"]
+
+    @property
+    def stopped_early(self) -> bool:
+        return self._kept["stopped_early"]
 
     # Restoring
 
@@ -91,15 +108,15 @@ class Checkpoint(keras.callbacks.Callback):
         model.compile_from_config(saved.get_compile_config())
         for variable, value in zip(model.training_state, saved.training_state, strict=True):
             variable.assign(value)
-        self.epoch, self.step = state["epoch"], state["step"]
-        self.history = state["history"]
         self.seconds_before = state["seconds"]
-        self.stopped_early = state["stopped_early"]
         self._restored = state["early_stopping"]
-        self._metrics = _load_arrays(folder / "metrics.npz")
-        self._best = _load_arrays(folder / "best.npz")
+        self._kept = {
+            **{name: state[name] for name in NOTHING if name in state},
+            "metrics": _load_arrays(folder / "metrics.npz"),
+            "best": _load_arrays(folder / "best.npz"),
+            "model": model.snapshot(),
+        }
         self._steps = self._saved_steps = model.steps_done
-        self._kept = model.snapshot()
         self._restore_early_stopping()
 
     def _newest(self) -> tuple[Path, dict[str, Any]]:
@@ -131,12 +148,14 @@ class Checkpoint(keras.callbacks.Callback):
             return
         for name in EARLY_STOPPING:
             setattr(self.early_stopping, name, self._restored[name])
-        if self._best:
-            self.early_stopping.best_weights = self._best
+        if self._kept["best"]:
+            self.early_stopping.best_weights = self._kept["best"]
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         if epoch == self.epoch and self.step:
-            for variable, value in zip(self._metric_variables(), self._metrics, strict=True):
+            for variable, value in zip(
+                self._metric_variables(), self._kept["metrics"], strict=True
+            ):
                 variable.assign(value)
 
     def _metric_variables(self) -> list[Any]:
@@ -148,30 +167,45 @@ class Checkpoint(keras.callbacks.Callback):
         before, self._steps = self._steps, self.model.steps_done
         if not self.every or self._steps // self.every == before // self.every:
             return  # alike on every worker: reading a metric below takes all of them
-        if batch + 1 < self.params["steps"]:  # what follows the last batch is an epoch's end
-            self.step = batch + 1
-            self._metrics = [variable.numpy() for variable in self._metric_variables()]
-            self._kept = self.model.snapshot()
-            self._save()
+        if batch + 1 == self.params["steps"]:
+            self._due = True  # at the end of the epoch
+            return
+        metrics = [variable.numpy() for variable in self._metric_variables()]
+        self._keep(self.epoch, batch + 1, self.history, metrics)
+        self._save()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        self.epoch, self.step, self._metrics = epoch + 1, 0, []
-        self.history = {
+        history = {
             name: [*self.history.get(name, []), float(value)]
             for name, value in (logs or {}).items()
         }
-        self.stopped_early = self.model.stop_training
-        self._kept = self.model.snapshot()
+        self._keep(epoch + 1, 0, history, [])
         last = self.stopped_early or self.epoch == self.params["epochs"]
-        if last or time.time() - self._saved_at > self._cost / LARGEST_SHARE_OF_TIME:
+        rested = time.time() - self._saved_at > self._cost / LARGEST_SHARE_OF_TIME
+        if last or self._due or rested:
             self._save()
+
+    def _keep(
+        self, epoch: int, step: int, history: dict[str, list[float]], metrics: list[np.ndarray]
+    ) -> None:
+        """Takes the state into memory, all of it or nothing."""
+        self._kept = {
+            "epoch": epoch,
+            "step": step,
+            "history": history,
+            "metrics": metrics,
+            "stopped_early": self.model.stop_training,
+            "early_stopping": self._early_stopping_state(),
+            "best": getattr(self.early_stopping, "best_weights", None) or [],
+            "model": self.model.snapshot(),
+        }
 
     def keep(self) -> str:
         """Writes the last good state; returns where it is, in words."""
-        if not self._kept:
+        if self._kept["model"] is None:
             return "nothing was kept, no epoch had ended."
-        if self._saved_steps < self._kept["steps"]:
-            self.model.rewind(self._kept)
+        if self._saved_steps < self._kept["model"]["steps"]:
+            self.model.rewind(self._kept["model"])
             self._save()
         place = f"epoch {self.epoch}"
         if self.step:
@@ -179,32 +213,37 @@ class Checkpoint(keras.callbacks.Callback):
         return f"the state after {place} is in {self.folder}."
 
     def _save(self) -> None:
-        self._saved_steps = self._kept["steps"]
-        if not self.writes:
-            return
-        begun = time.time()
-        with atomic_folder(self.folder / f"{self._saved_steps:08d}") as folder:
-            self.model.save(folder / "model.keras")
-            if self._metrics:
-                np.savez(folder / "metrics.npz", *self._metrics)
-            if self.early_stopping is not None and self.early_stopping.best_weights:
-                np.savez(folder / "best.npz", *self.early_stopping.best_weights)
-            state = {
-                "epoch": self.epoch,
-                "step": self.step,
-                "history": self.history,
-                "seconds": self.seconds_before + begun - self._started,
-                "stopped_early": self.stopped_early,
-                "early_stopping": self._early_stopping_state(),
-                "recipe": self.recipe_hash,
-                "sha256": {path.name: sha256_of(path) for path in sorted(folder.iterdir())},
-            }
-            (folder / "state.json").write_text(json.dumps(state))
-        for old in folders(self.folder)[:-KEPT]:
-            shutil.rmtree(old)
+        """Writes what is kept, which is the state that the model has."""
+        steps = self._kept["model"]["steps"]
+        if self.writes:
+            begun = time.time()
+            for left in self.folder.glob(".[0-9]*"):  # by a process that was killed
+                shutil.rmtree(left, ignore_errors=True)
+            with atomic_folder(self.folder / f"{steps:08d}") as folder:
+                self._write(folder)
+            for old in folders(self.folder)[:-KEPT]:
+                shutil.rmtree(old)
+            self.write_history()
+            self._saved_at = time.time()
+            self._cost = self._saved_at - begun
+        self._saved_steps, self._due = steps, False
+
+    def _write(self, folder: Path) -> None:
+        self.model.save(folder / "model.keras")
+        for name in ("metrics", "best"):
+            if self._kept[name]:
+                np.savez(folder / f"{name}.npz", *self._kept[name])
+        state = {
+            **{name: self._kept[name] for name in NOTHING if name not in ARRAYS},
+            "seconds": self.seconds_before + time.time() - self._started,
+            "recipe": self.recipe_hash,
+            "sha256": {path.name: sha256_of(path) for path in sorted(folder.iterdir())},
+        }
+        (folder / "state.json").write_text(json.dumps(state))
+
+    def write_history(self) -> None:
+        """Writes the CSV of all epochs."""
         atomic_write(self.history_file, _as_csv(self.history))
-        self._saved_at = time.time()
-        self._cost = self._saved_at - begun
 
     def _early_stopping_state(self) -> dict[str, Any]:
         if self.early_stopping is None:

@@ -77,8 +77,8 @@ class TrainSpec:
         seed: Of weights, noise and the order of examples.
         picture_every: Epochs between pictures; 0 for none.
         fcd_every: Epochs between measurements of 2,000 samples (fcd_relative); 0 for none.
-        checkpoint_every: Steps between checkpoints within an epoch; 0 for none. Those at the ends
-            of epochs are always there.
+        checkpoint_every: Steps between checkpoints. With 0 they are written at the ends of epochs
+            alone, as often as takes at most 5 % of the time.
         patience: Epochs without a better validation loss after which training stops.
         standardize: Normalise the columns of tables.
         weight_bits: Significant bits that trained weights are rounded to before they are exported,

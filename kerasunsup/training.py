@@ -152,6 +152,7 @@ def _train(
             f"Go on with: kerasunsup train {folder} --resume"
         ) from None
     if chief:
+        checkpoint.write_history()
         seconds = checkpoint.seconds_before + time.time() - started
         findings = [*health.findings, *model.health]
         _describe_run(folder, model, data, seconds, strategy, findings)

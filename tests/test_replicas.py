@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import keras
 import numpy as np
 import pytest
@@ -99,6 +101,29 @@ def test_evaluate_and_predict_see_each_example_once_and_in_order(steps, two_repl
     assert loss == pytest.approx(np.square(x - predicted).mean(), rel=1e-5)
 
 
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_functions_follow_the_steps_of_a_call(replicas, two_replicas):
+    """`fit` chooses several steps for 37 batches, one for two."""
+    x = examples("autoencoder")
+    with two_replicas.scope() if replicas == 2 else contextlib.nullcontext():
+        keras.utils.set_random_seed(0)
+        model = CASES["autoencoder"]()
+        model.compile("sgd", steps_per_execution=None)
+    unknown = tf.data.Dataset.from_tensor_slices(x).batch(12).filter(lambda _: True)
+    known = tf.data.Dataset.from_tensor_slices(x).batch(12)
+    for given in ({"x": x, "batch_size": 1}, {"x": x, "batch_size": 20}, {"x": known}):
+        model.fit(**given, verbose=0)
+        predicted = model.predict(x, batch_size=5, verbose=0)
+        assert predicted.shape == x.shape
+        loss = model.evaluate(x, batch_size=5, verbose=0)[0]
+        assert loss == pytest.approx(np.square(x - predicted).mean(), rel=1e-5)
+    model.requested_steps_per_execution, done = 4, model.steps_done
+    with pytest.warns(UserWarning, match="ran out of data"):
+        model.fit(unknown, verbose=0)
+    model.fit(known, verbose=0)
+    assert model.steps_done == done + 8 == model.optimizer.iterations.numpy()
+
+
 class Recorded(keras.layers.Dropout):
     """Keeps the masks that it has drawn."""
 
@@ -174,8 +199,8 @@ def test_what_cannot_be_exact_is_refused_before_training(two_replicas):
             model.fit(x, verbose=0)
         for p, q in zip(before, model.get_weights(), strict=True):
             np.testing.assert_array_equal(p, q)
-    for call in (sound.train_on_batch, sound.test_on_batch):
-        with pytest.raises(InputError, match="use fit or evaluate"):
+    for call in (sound.train_on_batch, sound.test_on_batch, sound.predict_on_batch):
+        with pytest.raises(InputError, match="use fit, evaluate or predict"):
             call(x)
     build(local()).fit(x, verbose=0)  # on one replica all of it works
     build(dense(), jit_compile=True).fit(x, verbose=0)

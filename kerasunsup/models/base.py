@@ -224,8 +224,11 @@ class UnsupervisedModel(Fitting):
 
     def rewind(self, snapshot: Mapping[str, Any]) -> None:
         """Sets weights, random states, optimisers and progress back to a `snapshot`."""
-        if self.stage != snapshot["compile"]["progress"]["stage"]:
-            self.compile_from_config(snapshot["compile"])
+        stage = snapshot["compile"]["progress"]["stage"]
+        if self.stage != stage:
+            self.stage = stage
+            self.freeze_for(stage)
+            self._attach(self._optimizers_from(snapshot["compile"]["optimizers"]))
         self.steps_done = snapshot["steps"]
         for variable, value in zip(self.training_state, snapshot["values"], strict=True):
             variable.assign(value)

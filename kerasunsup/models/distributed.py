@@ -14,6 +14,7 @@ import tensorflow as tf
 from keras import ops
 
 from kerasunsup.errors import InputError
+from kerasunsup.models.verbs import drop_labels
 from kerasunsup.replicas import all_alike, bounds, values_of_all
 
 if TYPE_CHECKING:
@@ -109,7 +110,8 @@ def share_out_padded(
     """
     replicas = model.distribute_strategy.num_replicas_in_sync
 
-    def parts(x: Any, replica: Any) -> Any:
+    def parts(batch: Any, replica: Any) -> Any:
+        x = drop_labels(batch)
         count = _rows(x)
         rows = tf.range(tf.maximum(count, replicas))
         start, stop = bounds(tf.size(rows), replica, replicas)
@@ -181,13 +183,12 @@ def stream_function(model: UnsupervisedModel, step: Callable[[Any], Any]) -> Any
             tf.cond(more, lambda: one_batch(element.get_value()), lambda: tf.constant(0))
             return done + 1, more
 
-        if model.steps_per_execution > 1:
-            tf.while_loop(
-                lambda done, more: more & (done < steps),
-                another,
-                (tf.constant(1), tf.constant(True)),
-                parallel_iterations=1,
-            )
+        tf.while_loop(
+            lambda done, more: more & (done < steps),
+            another,
+            (tf.constant(1), tf.constant(True)),
+            parallel_iterations=1,
+        )
         return results(model)
 
     if model.run_eagerly:

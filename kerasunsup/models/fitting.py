@@ -32,6 +32,7 @@ class Fitting(keras.Model):
     health: tuple[str, ...] = ()  # what was wrong at the end of the last epoch, in sentences
     _steps_to_skip: int = 0
     _steps_in_call: int = 1
+    steps_per_execution: int
     _resident_data: Any = None
     train_function: Callable[[Any], Any] | None
     test_function: Callable[[Any], Any] | None
@@ -72,6 +73,11 @@ class Fitting(keras.Model):
             validation_data = self._arrays(validation_data, "validation_data")
         if isinstance(drop_labels(x), tf.data.Dataset):
             stream = self._checked_stream(drop_labels(x))
+            if initial_step and stream.cardinality() > 0:
+                raise InputError(
+                    "With `initial_step` a stream must hold all epochs to come, of unknown length. "
+                    f"Received: {int(stream.cardinality())} batches"
+                )
             steps = self._plan_stream(stream, steps_per_epoch)
             if steps_per_epoch is None and steps:
                 stream = stream.repeat()
@@ -123,8 +129,13 @@ class Fitting(keras.Model):
     def _plan_stream(self, x: tf.data.Dataset, steps_per_epoch: int | None) -> int | None:
         """Chooses the steps of a call; returns those of an epoch, None if they are not known."""
         steps = steps_per_epoch or (int(x.cardinality()) if x.cardinality() > 0 else None)
-        self.steps_per_execution = (steps and self.requested_steps_per_execution) or 1
+        self._set_steps_of_a_call((steps and self.requested_steps_per_execution) or 1)
         return steps
+
+    def _set_steps_of_a_call(self, steps: int) -> None:
+        if steps != self.steps_per_execution:  # which compiled functions know
+            self.steps_per_execution = steps
+            self.test_function = self.predict_function = None
 
     def _plan_arrays(self, arrays: Any, batch_size: int, steps: int | None) -> resident.Plan:
         """Chooses steps and brings the data into memory, that of the host for several replicas."""
@@ -135,7 +146,7 @@ class Fitting(keras.Model):
             steps_per_execution=self.requested_steps_per_execution,
             least_batch=self.least_batch,
         )
-        self.steps_per_execution = self._plan.steps_per_execution
+        self._set_steps_of_a_call(self._plan.steps_per_execution)
         with tf.device("CPU:0") if self._replicated else contextlib.nullcontext():
             self._resident_data = tf.nest.map_structure(tf.convert_to_tensor, arrays)
         return self._plan
@@ -330,14 +341,21 @@ class Fitting(keras.Model):
             return super().make_test_function(force)
         if self.test_function is None or force:
             function = distributed.stream_function(self, self.test_step)
-            steps = tf.constant(self.steps_per_execution)
+            steps = tf.constant(self.steps_per_execution)  # a change renews the function
             self.test_function = lambda iterator: function(iterator, steps)
         return self.test_function
 
     def train_on_batch(self, *args: Any, **kwargs: Any) -> Any:
         self._refuse_on_replicas("train_on_batch")
-        self.steps_per_execution = 1
-        logs = super().train_on_batch(*args, **kwargs)
+        self._set_steps_of_a_call(1)
+        if "batch" not in self._train_functions:
+            super().make_train_function(force=True)
+            self._train_functions["batch"] = self.train_function
+        self.train_function = self._train_functions["batch"]
+        try:
+            logs = super().train_on_batch(*args, **kwargs)
+        finally:
+            self.train_function = None
         self.steps_done += 1
         return logs
 
@@ -345,11 +363,15 @@ class Fitting(keras.Model):
         self._refuse_on_replicas("test_on_batch")
         return super().test_on_batch(*args, **kwargs)
 
+    def predict_on_batch(self, x: Any) -> Any:
+        self._refuse_on_replicas("predict_on_batch")
+        return super().predict_on_batch(x)
+
     def _refuse_on_replicas(self, method: str) -> None:
         if self._replicated:
             raise InputError(
-                f"Keras gives the whole batch to every replica in `{method}`: use fit or evaluate. "
-                f"Received: {self.distribute_strategy.num_replicas_in_sync} replicas"
+                f"Keras gives the whole batch to every replica in `{method}`: use fit, evaluate or "
+                f"predict. Received: {self.distribute_strategy.num_replicas_in_sync} replicas"
             )
 
     def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:

@@ -75,7 +75,12 @@ class Plan:
             epochs: Epochs to come.
             initial_step: Steps of the first of them that are left out.
         """
-        first_epoch = steps_done // self.steps_per_epoch
+        if initial_step % self.steps_per_execution:
+            raise InputError(
+                f"`initial_step` must be a multiple of the {self.steps_per_execution} steps of a "
+                f"call. Received: {initial_step}"
+            )
+        first_epoch = max(0, steps_done - initial_step) // self.steps_per_epoch
 
         def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
             order = tf.range(self.examples, dtype=tf.int32)
