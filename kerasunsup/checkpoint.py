@@ -69,7 +69,6 @@ class Checkpoint(keras.callbacks.Callback):
         self._started = time.time()
         self._saved_at = 0.0
         self._cost = 0.0
-        self._restored: dict[str, Any] = {}
         self._steps = self._saved_steps = 0
         self._due = False
         self._kept: dict[str, Any] = dict(NOTHING)  # the last good state
@@ -109,7 +108,6 @@ class Checkpoint(keras.callbacks.Callback):
         for variable, value in zip(model.training_state, saved.training_state, strict=True):
             variable.assign(value)
         self.seconds_before = state["seconds"]
-        self._restored = state["early_stopping"]
         self._kept = {
             **{name: state[name] for name in NOTHING if name in state},
             "metrics": _load_arrays(folder / "metrics.npz"),
@@ -144,10 +142,11 @@ class Checkpoint(keras.callbacks.Callback):
         self._restore_early_stopping()
 
     def _restore_early_stopping(self) -> None:
-        if self.early_stopping is None or not self._restored:
+        state = self._kept["early_stopping"]
+        if self.early_stopping is None or not state:
             return
         for name in EARLY_STOPPING:
-            setattr(self.early_stopping, name, self._restored[name])
+            setattr(self.early_stopping, name, state[name])
         if self._kept["best"]:
             self.early_stopping.best_weights = self._kept["best"]
 
@@ -167,7 +166,7 @@ class Checkpoint(keras.callbacks.Callback):
         before, self._steps = self._steps, self.model.steps_done
         if not self.every or self._steps // self.every == before // self.every:
             return  # alike on every worker: reading a metric below takes all of them
-        if batch + 1 == self.params["steps"]:
+        if batch + 1 >= self.params["steps"]:  # the last call may have fewer steps
             self._due = True  # at the end of the epoch
             return
         metrics = [variable.numpy() for variable in self._metric_variables()]

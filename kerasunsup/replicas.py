@@ -74,8 +74,15 @@ def count_once(per_example: Any) -> Any:
     return per_example[: tf.where(first, ops.shape(per_example)[0], 0)]
 
 
+def worker_count(strategy: tf.distribute.Strategy) -> int:
+    """Processes of the cluster; 1 without one."""
+    return getattr(strategy.extended, "_num_workers", 1)
+
+
 def values_of_all(strategy: tf.distribute.Strategy, value: int) -> list[int]:
-    """The values that replicas have, sorted: one, of what must be the same on every worker."""
+    """The values that workers have, sorted: one, of what must be the same. Waits for all."""
+    if worker_count(strategy) == 1:
+        return [value]
 
     @tf.function(autograph=False)
     def gathered() -> Any:

@@ -18,6 +18,7 @@ from typing import Any
 import tensorflow as tf
 
 from kerasunsup.errors import InputError, TrainingError
+from kerasunsup.replicas import values_of_all, worker_count
 
 NAMES = ("auto", "none", "mirrored", "multiworker", "tpu")
 SECONDS_TO_MEET = 300.0
@@ -100,7 +101,7 @@ def describe(strategy: tf.distribute.Strategy, batch_size: int) -> str:
         name = "none"
     elif isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
         name = "MultiWorkerMirroredStrategy"  # its class has an older name
-    workers = getattr(strategy.extended, "_num_workers", 1)
+    workers = worker_count(strategy)
     where = f" on {workers} workers" if workers > 1 else ""
     each = f"{batch_size / replicas:g}" if batch_size % replicas else f"{batch_size // replicas}"
     return (
@@ -116,14 +117,7 @@ def is_chief(strategy: tf.distribute.Strategy) -> bool:
 
 def wait_for_all(strategy: tf.distribute.Strategy) -> None:
     """Returns when every worker has come here."""
-
-    @tf.function(autograph=False)
-    def count() -> Any:
-        ones = strategy.run(tf.ones, args=((),))
-        return strategy.reduce("SUM", ones, axis=None)
-
-    if getattr(strategy.extended, "_num_workers", 1) > 1:
-        count()
+    values_of_all(strategy, 0)
 
 
 @contextlib.contextmanager
@@ -140,7 +134,7 @@ def lost_workers_named(strategy: tf.distribute.Strategy) -> Iterator[None]:
             raise
         raise TrainingError("Stopped while waiting for the other workers.") from None
     except LOST as error:
-        if getattr(strategy.extended, "_num_workers", 1) == 1:
+        if worker_count(strategy) == 1:
             raise
         raise TrainingError(
             "The cluster has lost a worker. The last checkpoint is kept: start all workers again, "

@@ -135,6 +135,12 @@ def command(*arguments, **options):
     )
 
 
+def finished(process):
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    return out
+
+
 def train_command(out, *more):
     recipe = out.parent / "tiny.toml"
     recipe.write_text(
@@ -150,14 +156,11 @@ def train_command(out, *more):
 
 
 def test_a_cluster_on_this_machine_trains_measures_and_leaves_one_run(tmp_path):
-    process = command(*train_command(tmp_path / "run", "--workers", "2"))
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == 0, err
+    out = finished(command(*train_command(tmp_path / "run", "--workers", "2")))
     assert "2 replicas on 2 workers; batch 16, 8 for each replica" in out and "elbo" in out
     assert out.count("Strategy:") == 1  # the chief alone is heard
     assert json.loads((tmp_path / "run" / "run.json").read_text())["replicas"] == 2
-    one = command(*train_command(tmp_path / "one", "--strategy", "none"))
-    one.communicate(timeout=300)
+    finished(command(*train_command(tmp_path / "one", "--strategy", "none")))
     models = [keras.saving.load_model(tmp_path / n / "model.keras") for n in ("run", "one")]
     for p, q in zip(*(model.get_weights() for model in models), strict=True):
         np.testing.assert_allclose(p, q, atol=1e-5)
@@ -182,8 +185,8 @@ def test_a_lost_worker_ends_all_and_the_next_start_goes_on(victim, tmp_path):
     _, err = process.communicate(timeout=300)
     assert time.monotonic() - begun < SECONDS_TO_END
     assert process.returncode == 1 and "lost a worker" in err and "--resume" in err
-    resumed = command(*train_command(tmp_path / "run", *more, "--resume"))
-    assert resumed.wait(timeout=300) == straight.wait(timeout=300) == 0
+    finished(command(*train_command(tmp_path / "run", *more, "--resume")))
+    finished(straight)
     models = [keras.saving.load_model(tmp_path / n / "model.keras") for n in ("run", "straight")]
     for p, q in zip(*(model.variables for model in models), strict=True):
         np.testing.assert_array_equal(p, q)

@@ -168,6 +168,22 @@ def test_gradients_are_those_of_the_formulas(loss):
     assert b - new_b == pytest.approx(slope.mean(), abs=1e-5)
 
 
+def test_with_one_step_each_both_players_see_the_same_samples():
+    real = np.random.default_rng(0).normal(1.0, 1.0, (64, 1))
+    apart, together = (line_gan(loss="non_saturating") for _ in range(2))
+    z = tf.constant(np.random.default_rng(1).normal(size=(64, 1)), tf.float32)
+    draws = []
+    for model in (apart, together):
+        model.noise.normal = lambda *_: draws.append(0) or z
+    apart.discriminator_step(tf.constant(real, tf.float32))
+    apart.generator_step(tf.constant(real, tf.float32))
+    assert len(draws) == 2
+    together.step(tf.constant(real, tf.float32))
+    assert len(draws) == 3
+    for p, q in zip(apart.get_weights(), together.get_weights(), strict=True):
+        np.testing.assert_allclose(p, q, atol=1e-6)
+
+
 @pytest.mark.parametrize(("kind", "slope"), [("interpolated", 2 * (1.5 - 1)), ("r1", 1.5)])
 def test_gradient_penalties_are_those_of_the_formulas(kind, slope):
     real = tf.constant(np.random.default_rng(0).normal(size=(64, 1)), tf.float32)

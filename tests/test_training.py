@@ -223,6 +223,19 @@ def test_on_replicas_too(tmp_path, monkeypatch):
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 
+@pytest.mark.parametrize("every", [2, 3, 6])
+def test_a_last_call_of_fewer_steps(every, tmp_path, monkeypatch):
+    """Six steps in calls of four: the second has two, and ends the epoch."""
+    recipe = {**changed(checkpoint_every=every, epochs=3)}
+    recipe["compile"] = {**recipe["compile"], "steps_per_execution": 4}
+    straight = train(recipe, tmp_path / "straight", verbose=0)
+    stopped_after(12, recipe, tmp_path / "run", monkeypatch, error=SystemError)
+    resumed = train(recipe, tmp_path / "run", resume=True, verbose=0)
+    assert_same_model(straight.model, resumed.model)
+    assert resumed.history == straight.history
+    assert resumed.model.steps_done == straight.model.steps_done == 18
+
+
 def test_a_damaged_checkpoint_is_passed_over(tmp_path, monkeypatch, capsys):
     recipe = changed(checkpoint_every=2, epochs=2)
     straight = train(recipe, tmp_path / "straight", verbose=0)

@@ -1,4 +1,4 @@
-"""The base of every family: steps, optimisers, replicas, many steps per call, saving, verbs.
+"""The base of every family: its step on a batch, saving, verbs.
 
 A family owns functional sub-networks and adds wiring: `losses` (per-example terms of one batch),
 or a whole `step` where one loss and one optimiser are not enough, and its verbs.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import inspect
-import math
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
@@ -19,12 +18,12 @@ import tensorflow as tf
 from keras import ops
 
 from kerasunsup.errors import InputError
-from kerasunsup.models.fitting import Fitting
+from kerasunsup.models.compiling import Compiling
 from kerasunsup.models.verbs import VOCABULARY, BoundVerb, drop_labels, labels_of, verb
-from kerasunsup.replicas import Noise, copies, count_once, global_mean, replica_count
+from kerasunsup.replicas import Noise, count_once, global_mean
 
 
-class UnsupervisedModel(Fitting):
+class UnsupervisedModel(Compiling):
     """Base class of all families.
 
     Args:
@@ -55,12 +54,10 @@ class UnsupervisedModel(Fitting):
         self.normalization = normalization
         self.noise = Noise(seed)
         self.seed = self.noise.seed
-        self.clip_norm: float | None = None
         self.compiled_verbs: dict[str, Any] = {}
         self._input_shape = (None, *input_shape)
         self.term_trackers = [keras.metrics.Mean(name=name) for name in self.loss_terms]
         self._train_functions: dict[Any, Any] = {}
-        self._optimized: dict[str, list[int]] = {}
         if normalization is not None and not normalization.built:
             normalization.build(self._input_shape)
 
@@ -143,26 +140,6 @@ class UnsupervisedModel(Fitting):
         self.minimize(tape, scaled, self.optimizer_variables["optimizer"])
         self.track(terms)
 
-    def minimize(
-        self, tape: tf.GradientTape, loss: Any, variables: list[Any], optimizer: str = "optimizer"
-    ) -> None:
-        """Applies one optimiser's step; clipping and loss scaling see the global gradient."""
-        chosen = getattr(self, optimizer)
-        gradients = tape.gradient(loss, variables, unconnected_gradients="zero")
-        replicas = replica_count()
-        scaling = isinstance(chosen, keras.optimizers.LossScaleOptimizer)
-        reduce_first = replicas > 1 and (scaling or self.clip_norm)
-        if reduce_first:
-            context = tf.distribute.get_replica_context()
-            gradients = context.all_reduce("SUM", gradients)
-        if self.clip_norm:
-            scale = tf.cast(chosen.dynamic_scale, tf.float32) if scaling else 1.0
-            gradients, _ = tf.clip_by_global_norm(gradients, self.clip_norm * scale)
-        counted = replicas if reduce_first else copies()
-        if counted > 1:  # apply_gradients sums over the replicas
-            gradients = [tf.convert_to_tensor(gradient) / counted for gradient in gradients]
-        chosen.apply_gradients(zip(gradients, variables, strict=True))
-
     def track(self, terms: Mapping[str, Any]) -> None:
         """Updates the metrics named in `loss_terms` with per-example values."""
         for tracker in self.term_trackers:
@@ -195,160 +172,6 @@ class UnsupervisedModel(Fitting):
         if isinstance(data, dict):  # of `distributed.share_out_padded`
             return {"outputs": self(data["x"], training=False), "real": data["real"]}
         return self(drop_labels(data), training=False)
-
-    # Compile
-
-    @property
-    def optimizer_variables(self) -> dict[str, list[Any]]:
-        """Name of each optimiser -> the variables it trains."""
-        return {"optimizer": self.trainable_variables}
-
-    @property
-    def parameters(self) -> int:
-        """Number of values that training chooses."""
-        return sum(math.prod(weight.shape) for weight in self.trainable_weights)
-
-    @property
-    def training_state(self) -> list[Any]:
-        """Every variable that training changes: weights, random states, those of optimisers."""
-        optimizers = [getattr(self, name) for name in self.optimizer_variables]
-        return [*self.variables, *(v for optimizer in optimizers for v in optimizer.variables)]
-
-    def snapshot(self) -> dict[str, Any]:
-        """A copy in memory of all that training changes, for `rewind`."""
-        return {
-            "steps": self.steps_done,
-            "compile": self.get_compile_config(),
-            "values": [variable.numpy() for variable in self.training_state],
-        }
-
-    def rewind(self, snapshot: Mapping[str, Any]) -> None:
-        """Sets weights, random states, optimisers and progress back to a `snapshot`."""
-        stage = snapshot["compile"]["progress"]["stage"]
-        if self.stage != stage:
-            self.stage = stage
-            self.freeze_for(stage)
-            self._attach(self._optimizers_from(snapshot["compile"]["optimizers"]))
-        self.steps_done = snapshot["steps"]
-        for variable, value in zip(self.training_state, snapshot["values"], strict=True):
-            variable.assign(value)
-
-    def optimizer_steps(self, name: str) -> int:
-        """Steps of an optimiser in one training step: the unit of its schedule."""
-        return 1
-
-    def optimizer_epochs(self, name: str, epochs: int) -> int:
-        """Epochs of a training of `epochs` that an optimiser steps in: those of its schedule."""
-        return max(self.stage_epochs(epochs))
-
-    def compile(
-        self,
-        optimizer: Any = "adam",
-        *,
-        clip_norm: float | None = None,
-        steps_per_execution: int | None = None,
-        jit_compile: bool = False,
-        run_eagerly: bool = False,
-    ) -> None:
-        """Attaches the optimiser. Losses and metrics are the model's own.
-
-        Args:
-            optimizer: Name or Keras optimiser.
-            clip_norm: Largest norm of the global gradient over the global batch.
-            steps_per_execution: Training steps in one call of the compiled function; chosen
-                from the number of steps in an epoch when None.
-            jit_compile: Compile the steps with XLA. Faster for dense networks on CPU; XLA loops
-                over convolutions are slow there.
-            run_eagerly: Run step by step in Python, for debugging.
-        """
-        self.compile_optimizers(
-            {"optimizer": optimizer}, clip_norm, steps_per_execution, jit_compile, run_eagerly
-        )
-
-    def compile_optimizers(
-        self,
-        optimizers: Mapping[str, Any],
-        clip_norm: float | None,
-        steps_per_execution: int | None,
-        jit_compile: bool,
-        run_eagerly: bool,
-    ) -> None:
-        """What `compile` of every family ends in: one optimiser for each optimizer_variables."""
-        super().compile(
-            optimizer=None,
-            loss=getattr(self, "loss", None),
-            run_eagerly=run_eagerly,
-            jit_compile=False,
-        )
-        self.clip_norm = clip_norm
-        self.jit_steps = jit_compile
-        self.requested_steps_per_execution = steps_per_execution
-        self._train_functions = {}
-        self._attach(optimizers)
-
-    def _attach(self, optimizers: Mapping[str, Any]) -> None:
-        """Builds an optimiser for each of `optimizer_variables`."""
-        self._optimized = {}
-        with self.distribute_strategy.scope():
-            for name, variables in self.optimizer_variables.items():
-                chosen = _optimizer(optimizers[name], name)
-                self._check_clipping(chosen)
-                if self.dtype_policy.name == "mixed_float16" and not isinstance(
-                    chosen, keras.optimizers.LossScaleOptimizer
-                ):
-                    chosen = keras.optimizers.LossScaleOptimizer(chosen)
-                chosen.build(variables)
-                setattr(self, name, chosen)
-                self._optimized[name] = [id(variable) for variable in variables]
-
-    @property
-    def optimizers_outdated(self) -> bool:
-        """Whether other variables are trainable now than when the optimisers were built."""
-        wanted = {
-            name: [id(variable) for variable in variables]
-            for name, variables in self.optimizer_variables.items()
-        }
-        return wanted != self._optimized
-
-    def renew_optimizers(self) -> None:
-        """Replaces each optimiser by a new one, of the same settings, for what is trained now."""
-        self._attach(self._optimizers_from(self.get_compile_config()["optimizers"]))
-
-    def _optimizers_from(self, configs: Mapping[str, Any]) -> dict[str, Any]:
-        restore = keras.saving.deserialize_keras_object
-        with self.distribute_strategy.scope():
-            return {name: restore(config) for name, config in configs.items()}
-
-    @staticmethod
-    def _check_clipping(optimizer: Any) -> None:
-        for name in ("clipnorm", "global_clipnorm", "clipvalue", "gradient_accumulation_steps"):
-            if getattr(optimizer, name, None):
-                raise InputError(
-                    f"Optimiser argument `{name}` acts before gradients are summed over replicas: "
-                    f"use compile(clip_norm=…). Received: {name}={getattr(optimizer, name)}"
-                )
-
-    def get_compile_config(self) -> dict[str, Any]:
-        if not self.compiled:
-            return {}
-        return {
-            "optimizers": {
-                name: keras.saving.serialize_keras_object(getattr(self, name))
-                for name in self.optimizer_variables
-            },
-            "clip_norm": self.clip_norm,
-            "steps_per_execution": self.requested_steps_per_execution,
-            "jit_compile": self.jit_steps,
-            "progress": {"stage": self.stage, "steps": self.steps_done},
-        }
-
-    def compile_from_config(self, config: dict[str, Any]) -> None:
-        config = dict(config)
-        progress = config.pop("progress", None)
-        if progress and progress["steps"]:
-            self.stage, self.steps_done = progress["stage"], progress["steps"]
-            self.freeze_for(self.stage)
-        self.compile(**self._optimizers_from(config.pop("optimizers")), **config)
 
     # Saving
 
@@ -484,15 +307,6 @@ def _in_float32(config: Any) -> Any:
     if isinstance(config, list):
         return [_in_float32(value) for value in config]
     return "float32" if config in ("mixed_bfloat16", "mixed_float16") else config
-
-
-def _optimizer(given: Any, name: str) -> keras.optimizers.Optimizer:
-    try:
-        return keras.optimizers.get(given)
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(
-            f"`{name}` must be the name of a Keras optimiser or an optimiser. Received: {given!r}"
-        ) from error
 
 
 def check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:

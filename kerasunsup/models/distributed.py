@@ -15,7 +15,7 @@ from keras import ops
 
 from kerasunsup.errors import InputError
 from kerasunsup.models.verbs import drop_labels
-from kerasunsup.replicas import all_alike, bounds, values_of_all
+from kerasunsup.replicas import all_alike, bounds, values_of_all, worker_count
 
 if TYPE_CHECKING:
     from kerasunsup.models.base import UnsupervisedModel
@@ -85,10 +85,11 @@ def share_out(
 ) -> tf.distribute.DistributedDataset:
     """A stream of batches -> of `(part, alike, checksum)`; each example is seen once.
 
-    `alike` tells that the batch is too small to be divided, and `part` all of it. The checksum is
-    that of the whole batch: every worker must have read the same.
+    `alike` tells that the batch is too small to be divided, and `part` all of it. In a cluster the
+    checksum is that of the whole batch: every worker must have read the same.
     """
     replicas = model.distribute_strategy.num_replicas_in_sync
+    workers = worker_count(model.distribute_strategy)
 
     def parts(batch: Any, replica: Any) -> Any:
         count = _rows(batch)
@@ -96,7 +97,10 @@ def share_out(
         start, stop = bounds(count, replica, replicas)
         start, stop = tf.where(alike, 0, start), tf.where(alike, count, stop)
         part = tf.nest.map_structure(lambda rows: rows[start:stop], batch)
-        return part, alike, tf.reduce_sum(tf.cast(tf.nest.flatten(batch)[0], tf.float64))
+        checksum = tf.zeros((), tf.float64)
+        if workers > 1:
+            checksum = tf.reduce_sum(tf.cast(tf.nest.flatten(batch)[0], tf.float64))
+        return part, alike, checksum
 
     return _for_each_replica(batches, model, parts)
 
@@ -171,7 +175,8 @@ def stream_function(model: UnsupervisedModel, step: Callable[[Any], Any]) -> Any
         )
 
     def checked(part: Any, checksum: Any) -> Any:
-        with tf.control_dependencies([_assert_same(checksum)]):
+        same = [_assert_same(checksum)] if worker_count(strategy) > 1 else []
+        with tf.control_dependencies(same):
             return step(tf.nest.map_structure(tf.identity, part))
 
     def block(iterator: Any, steps: Any) -> dict[str, Any]:

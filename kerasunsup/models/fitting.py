@@ -110,7 +110,7 @@ class Fitting(keras.Model):
         distributed.separate_streams(self)
         self._steps_to_skip = initial_step
         self.train_function = None
-        callbacks = [_Stages(initial_step), _Watch(), *(kwargs.pop("callbacks", None) or [])]
+        callbacks = [_Stages(), _Watch(), *(kwargs.pop("callbacks", None) or [])]
         try:
             return super().fit(
                 batches,
@@ -129,7 +129,8 @@ class Fitting(keras.Model):
     def _plan_stream(self, x: tf.data.Dataset, steps_per_epoch: int | None) -> int | None:
         """Chooses the steps of a call; returns those of an epoch, None if they are not known."""
         steps = steps_per_epoch or (int(x.cardinality()) if x.cardinality() > 0 else None)
-        self._set_steps_of_a_call((steps and self.requested_steps_per_execution) or 1)
+        requested = self.requested_steps_per_execution
+        self._set_steps_of_a_call(resident.steps_of_a_call(steps, requested) if steps else 1)
         return steps
 
     def _set_steps_of_a_call(self, steps: int) -> None:
@@ -381,10 +382,6 @@ class Fitting(keras.Model):
 class _Stages(keras.callbacks.Callback):
     """Enters each stage as its first epoch begins, and counts steps."""
 
-    def __init__(self, skipped: int) -> None:
-        super().__init__()
-        self.skipped = skipped
-
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self.model.enter_stage(self.model.stage_at(epoch, self.params["epochs"]))
         self.model.make_train_function()
@@ -392,11 +389,10 @@ class _Stages(keras.callbacks.Callback):
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         most, steps = self.model.steps_per_execution, self.params["steps"]
         self.model._steps_in_call = min(most, steps - batch) if steps else most
+        self.skipped = self.model._steps_to_skip > 0
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        if self.skipped > 0:
-            self.skipped -= self.model._steps_in_call
-        else:
+        if not self.skipped:
             self.model.steps_done += self.model._steps_in_call
 
 

@@ -54,9 +54,10 @@ LOSSES = {
 class GAN(UnsupervisedModel):
     """A generator and a discriminator (critic) that are trained in turns.
 
-    A step takes one batch: the discriminator makes `discriminator_steps` steps, each on an equal
-    share of the examples and as many fresh samples, then the generator makes one on fresh samples.
-    (WGAN-GP with batches of 64 and five critic steps: batch_size=320.)
+    A step takes one batch. With one discriminator step both players learn from the same samples,
+    first the discriminator, then the generator. With more, each has an equal share of the examples
+    and as many fresh samples, then the generator makes one step on fresh samples. (WGAN-GP with
+    batches of 64 and five critic steps: batch_size=320.)
 
     Each player sees the other in training mode but leaves it as it is: weights, moving statistics
     and spectral vectors change in the player's own step only. Batch normalisation uses the
@@ -275,7 +276,12 @@ class GAN(UnsupervisedModel):
     # Steps
 
     def step(self, x: Any, labels: Any = None) -> None:
-        """One turn of each player: algorithm 1 of Goodfellow et al. and of Gulrajani et al."""
+        """Turns of the discriminator, then one of the generator.
+
+        Where each has one turn, both take it on the same samples, as in the code of Radford et al.
+        2016. A discriminator of several turns sees fresh samples in each, and so does the generator
+        after it: algorithm 1 of Goodfellow et al. 2014 and of Gulrajani et al. 2017.
+        """
         batch = (x,) if labels is None else (x, labels)
         if self.discriminator_steps > 1 and replica_count() == 1:
             tf.debugging.assert_greater_equal(
@@ -283,17 +289,24 @@ class GAN(UnsupervisedModel):
                 self.discriminator_steps,
                 "A batch needs a row for each discriminator step: batch(n, drop_remainder=True)",
             )
-        turns = []
-        for i in range(self.discriminator_steps):
-            share = [every_nth(rows, self.discriminator_steps, i) for rows in batch]
-            turns.append(self.discriminator_step(*share))
-        terms = {name: ops.concatenate([turn[name] for turn in turns]) for name in turns[0]}
-        terms.update(self.generator_step(*share))
+        if self.discriminator_steps == 1:
+            with tf.GradientTape() as tape:
+                fake = self.samples(ops.shape(x)[0], labels, training=True)
+            terms = self.discriminator_step(*batch, fake=fake)
+            terms.update(self.generator_step(*batch, fake=fake, tape=tape))
+        else:
+            turns = []
+            for i in range(self.discriminator_steps):
+                share = [every_nth(rows, self.discriminator_steps, i) for rows in batch]
+                turns.append(self.discriminator_step(*share))
+            terms = {name: ops.concatenate([turn[name] for turn in turns]) for name in turns[0]}
+            terms.update(self.generator_step(*share))
         self.track(terms)
 
-    def discriminator_step(self, real: Any, labels: Any = None) -> dict[str, Any]:
-        """One step of the discriminator on examples and as many fresh samples."""
-        fake = self.samples(ops.shape(real)[0], labels, training=True, frozen=True)
+    def discriminator_step(self, real: Any, labels: Any = None, fake: Any = None) -> dict[str, Any]:
+        """One step of the discriminator on examples and as many samples, fresh when None."""
+        if fake is None:
+            fake = self.samples(ops.shape(real)[0], labels, training=True, frozen=True)
         with tf.GradientTape() as tape:
             terms = self._discriminator_terms(real, fake, labels, training=True)
             loss = global_mean(terms["discriminator_loss"])
@@ -304,13 +317,17 @@ class GAN(UnsupervisedModel):
         self.minimize(tape, scaled, variables, "discriminator_optimizer")
         return terms
 
-    def generator_step(self, like: Any, labels: Any = None) -> dict[str, Any]:
-        """One step of the generator on as many samples as there are rows in `like`."""
-        with tf.GradientTape() as tape:
-            fake = self.samples(ops.shape(like)[0], labels, training=True)
+    def generator_step(
+        self, like: Any, labels: Any = None, fake: Any = None, tape: tf.GradientTape | None = None
+    ) -> dict[str, Any]:
+        """One step of the generator on samples that `tape` saw, or on as many fresh as `like`."""
+        recorded = tape or tf.GradientTape()
+        with recorded:
+            if fake is None:
+                fake = self.samples(ops.shape(like)[0], labels, training=True)
             loss = LOSSES[self.loss].generator(self.logits(fake, labels, frozen=True))
             scaled = self.generator_optimizer.scale_loss(global_mean(loss))
-        self.minimize(tape, scaled, self.generator.trainable_variables, "generator_optimizer")
+        self.minimize(recorded, scaled, self.generator.trainable_variables, "generator_optimizer")
         self._average()
         return {"generator_loss": loss}
 

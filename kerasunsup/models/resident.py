@@ -61,8 +61,7 @@ class Plan:
             )
         self.rows = min(used, self.steps_per_epoch * batch_size)
         self.last_batch = self.rows % batch_size
-        chosen = min(self.steps_per_epoch // CALLS_PER_EPOCH, MOST_STEPS_PER_CALL)
-        self.steps_per_execution = max(1, steps_per_execution or chosen)
+        self.steps_per_execution = steps_of_a_call(self.steps_per_epoch, steps_per_execution)
 
     def indices(
         self, seed: int | None, steps_done: int, epochs: int, initial_step: int = 0
@@ -93,6 +92,12 @@ class Plan:
 
         epochs_seen = tf.data.Dataset.range(first_epoch, first_epoch + max(epochs, 0))
         return epochs_seen.flat_map(one_epoch).prefetch(1)
+
+
+def steps_of_a_call(steps_per_epoch: int, requested: int | None) -> int:
+    """Steps in a call of the compiled function: several calls an epoch, for callbacks to see."""
+    chosen = min(steps_per_epoch // CALLS_PER_EPOCH, MOST_STEPS_PER_CALL)
+    return max(1, requested or chosen)
 
 
 def rows_used(examples: int, batch_size: int, least_batch: int) -> int:

@@ -1,0 +1,125 @@
+"""Training speed: each row's variants measured in turn, as ratios, beside their losses."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.harness import ROOT, SILENT, Worker, clean, in_turn, refuse_unless_free, table
+from benchmarks.rows import ROWS, Row
+
+TORCH = "PyTorch, preloaded"
+OURS = "kerasunsup"
+VARIANTS = {  # heading -> module, variant
+    "PyTorch, PIL images": ("run_torch", "pil"),
+    TORCH: ("run_torch", "preloaded"),
+    "PyTorch, fused Adam": ("run_torch", "fused"),
+    "PyTorch, compiled": ("run_torch", "compiled"),
+    "Keras `fit`": ("run_keras", "fit"),
+    "pythae": ("run_others", "pythae"),
+    "PyOD": ("run_others", "PyOD"),
+    OURS: ("run_kerasunsup", "float32"),
+    "PyTorch, bfloat16": ("run_torch", "bfloat16"),
+    "PyTorch, bfloat16, compiled": ("run_torch", "bfloat16 compiled"),
+    f"{OURS}, bfloat16": ("run_kerasunsup", "bfloat16"),
+}
+DENSE_ONLY = {"pythae": "vae", "PyOD": "autoencoder"}  # and of one family
+LARGEST_DIFFERENCE = {"autoencoder": 0.05, "vae": 0.01, "gan": 0.3}  # of a loss from PyTorch's
+AGAINST = {  # what must hold is said of the best of these
+    "the plain PyTorch loop": (OURS, (TORCH,)),
+    "the best float32 PyTorch": (
+        OURS,
+        (TORCH, "PyTorch, fused Adam", "PyTorch, compiled"),
+    ),
+    "Keras `fit`": (OURS, ("Keras `fit`",)),
+    "the best bfloat16 PyTorch": (
+        f"{OURS}, bfloat16",
+        ("PyTorch, bfloat16", "PyTorch, bfloat16, compiled"),
+    ),
+}
+
+
+def training(rounds: int, names: Sequence[str]) -> str:
+    """Measures rows and returns the tables.
+
+    Raises:
+        SystemExit: The cores are not free, a process failed, or a variant learns otherwise.
+    """
+    refuse_unless_free()
+    measured = {}
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "benchmarks.keras_models", folder, *names]
+        subprocess.run(command, check=True, cwd=ROOT, env={**os.environ, **SILENT})
+        for name in names:
+            measured[name] = in_turn(_workers(name, Path(folder)), rounds)
+            _check_losses(name, measured[name])
+            print(f"{name}: measured", file=sys.stderr, flush=True)
+    return tables(measured)
+
+
+def _workers(name: str, folder: Path) -> dict[str, Worker]:
+    row = ROWS[name]
+    return {
+        heading: Worker(module, name, variant, folder / "images.npy", folder / f"{name}.npz")
+        for heading, (module, variant) in VARIANTS.items()
+        if heading not in DENSE_ONLY or (not row.convolutions and row.family == DENSE_ONLY[heading])
+    }
+
+
+def _check_losses(name: str, units: dict[str, list[dict[str, Any]]]) -> None:
+    """Raises if a variant has not learnt what the plain loop has, after as many images."""
+    allowed, row = LARGEST_DIFFERENCE[ROWS[name].family], ROWS[name]
+    for heading, ours in units.items():
+        compared = min(len(ours), len(units[TORCH])) - 1
+        for key, wanted in units[TORCH][compared]["losses"].items():
+            got = ours[compared]["losses"][key]
+            if not abs(got - wanted) <= allowed * max(abs(wanted), 0.5 * (row.family == "gan")):
+                raise SystemExit(
+                    f"{name}: the {key} of {heading} is {got:.4g} after {compared + 2} units, that "
+                    f"of the plain loop {wanted:.4g}: they do not train the same model."
+                )
+
+
+def tables(measured: dict[str, dict[str, list[dict[str, Any]]]]) -> str:
+    """Speeds as ratios to the plain PyTorch loop, the losses beside them, and what is claimed."""
+    heads, speeds, losses = ["", *VARIANTS], [], []
+    for name, units in measured.items():
+        base = statistics.median(clean(units[TORCH], "wall"))
+        speeds.append([name])
+        losses.append([name])
+        for heading in VARIANTS:
+            if heading not in units:
+                speeds[-1].append("")
+                losses[-1].append("")
+                continue
+            ratios = [base / wall for wall in clean(units[heading], "wall")]
+            speeds[-1].append(
+                f"{_images(ROWS[name]) / base:,.0f} images/s ({min(ratios):.2f}-{max(ratios):.2f})"
+                if heading == TORCH
+                else f"{statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
+            )
+            last = units[heading][min(map(len, units.values())) - 1]["losses"]
+            losses[-1].append(" / ".join(f"{last[key]:.4g}" for key in units[TORCH][0]["losses"]))
+    return "\n\n".join([table(heads, speeds), table(heads, losses), _claims(measured)])
+
+
+def _images(row: Row) -> int:
+    return row.steps * row.images_per_step
+
+
+def _claims(measured: dict[str, dict[str, list[dict[str, Any]]]]) -> str:
+    rows = []
+    for name, units in measured.items():
+        wall = {
+            heading: statistics.median(clean(those, "wall")) for heading, those in units.items()
+        }
+        rows.append([name])
+        for ours, theirs in AGAINST.values():
+            rows[-1].append(f"{min(wall[one] for one in theirs) / wall[ours]:.2f}")
+    return table(["kerasunsup against", *AGAINST], rows)
