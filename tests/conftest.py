@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import random
+from collections.abc import Iterator
 
 os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
 os.environ["MPLBACKEND"] = "agg"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -24,3 +27,12 @@ def seeds() -> None:
     random.seed(0)
     np.random.seed(0)
     tf.random.set_seed(0)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def garbage() -> Iterator[None]:
+    """What a module's models leave is collected once, not looked through for ever after."""
+    yield
+    keras.utils.clear_session()
+    gc.collect()
+    gc.freeze()
