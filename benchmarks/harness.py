@@ -6,16 +6,18 @@ than `MOST_BUSY` of a core meanwhile, and nothing is reported from fewer than `L
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 ROOT = Path(__file__).parents[1]
 MOST_BUSY = 0.35
@@ -26,43 +28,55 @@ TICKS = os.sysconf("SC_CLK_TCK")
 class Worker:
     """A process that measures a unit of its work whenever it is asked to: see `units`."""
 
-    def __init__(self, module: str, *arguments: object, threads: int | None = None) -> None:
+    def __init__(self, module: str, *arguments: object) -> None:
         self.name = f"{module} {' '.join(map(str, arguments[:2]))}"
-        limits = {} if threads is None else dict.fromkeys(THREADS, str(threads))
+        self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - `kill` closes it
         self.process = subprocess.Popen(
             [sys.executable, "-m", f"benchmarks.{module}", *map(str, arguments)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL if QUIET else None,
+            stderr=self.log,
             text=True,
             cwd=ROOT,
-            env={**os.environ, **SILENT, **limits},
+            env={**os.environ, **SILENT},
         )
 
     def unit(self) -> dict[str, Any]:
         """Measures a unit; `others` are the cores that other processes kept busy meanwhile."""
         assert self.process.stdin is not None and self.process.stdout is not None
         before = busy_seconds()
-        print("unit", file=self.process.stdin, flush=True)
+        with contextlib.suppress(BrokenPipeError):
+            print("unit", file=self.process.stdin, flush=True)
         line = self.process.stdout.readline()
         if not line:
-            raise SystemExit(f"{self.name} ended with exit code {self.process.wait()}")
+            self._failed()
         unit = json.loads(line)
         unit["others"] = (busy_seconds() - before - unit["processor"]) / unit["wall"]
         return unit
 
+    def _failed(self) -> NoReturn:
+        code = self.process.wait(60)
+        self.log.seek(0)
+        raise SystemExit(f"{self.name} ended with exit code {code}: {self.log.read()[-300:]}")
+
     def close(self) -> None:
         """Ends the process, whose exit code must be 0."""
-        assert self.process.stdin is not None and self.process.stdout is not None
+        assert self.process.stdin is not None
         self.process.stdin.close()
-        code = self.process.wait(60)
-        self.process.stdout.close()
-        if code:
-            raise SystemExit(f"{self.name} ended with exit code {code}")
+        if self.process.wait(60):
+            self._failed()
+
+    def kill(self) -> None:
+        """Ends the process if it still runs."""
+        self.process.kill()
+        self.process.wait()
+        for pipe in (self.process.stdin, self.process.stdout):
+            assert pipe is not None
+            with contextlib.suppress(BrokenPipeError):
+                pipe.close()
+        self.log.close()
 
 
-QUIET = True
-THREADS = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS")
 SILENT = {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
 
 
@@ -93,19 +107,23 @@ def in_turn(workers: Mapping[str, Worker], rounds: int) -> dict[str, list[dict[s
 
     A unit beside which others ran is measured again, twice at most.
     """
-    for worker in workers.values():
-        worker.unit()
     units: dict[str, list[dict[str, Any]]] = {name: [] for name in workers}
-    for _ in range(rounds):
-        for name, worker in workers.items():
-            for _ in range(3):
-                unit = worker.unit()
-                unit["clean"] = unit["others"] < MOST_BUSY
-                units[name].append(unit)
-                if unit["clean"]:
-                    break
-    for worker in workers.values():
-        worker.close()
+    try:
+        for worker in workers.values():
+            worker.unit()
+        for _ in range(rounds):
+            for name, worker in workers.items():
+                for _ in range(3):
+                    unit = worker.unit()
+                    unit["clean"] = unit["others"] < MOST_BUSY
+                    units[name].append(unit)
+                    if unit["clean"]:
+                        break
+        for worker in workers.values():
+            worker.close()
+    finally:
+        for worker in workers.values():
+            worker.kill()
     return units
 
 

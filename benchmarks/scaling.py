@@ -12,18 +12,16 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import socket
-import statistics
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
+from benchmarks.harness import ROOT, spread, table, write
 from benchmarks.measured import FORMS
 
-ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "distributed.md"
 POLICIES = ("float32", "mixed_bfloat16")
 ROUNDS = 5
@@ -131,9 +129,9 @@ def ratios(rounds: list[dict[str, list[dict[str, Any]]]]) -> str:
                 ones = [one[FORMS[0]][0][name][what] for one in rounds]
                 these = [total(answer[name][what] for answer in one[form]) for one in rounds]
                 if form == FORMS[0]:
-                    rows[-1].append(_spread([1000 * value for value in these], " ms"))
+                    rows[-1].append(spread([1000 * value for value in these], " ms"))
                 else:
-                    rows[-1].append(_spread([a / b for a, b in zip(these, ones, strict=True)]))
+                    rows[-1].append(spread([a / b for a, b in zip(these, ones, strict=True)]))
         sent = rounds[0][FORMS[2]][0][name]
         for row in rows[-3:-1]:
             row += ["", "", ""]
@@ -154,7 +152,7 @@ def determinism() -> str:
         row = [name]
         for what in ("step", "processor"):
             usual, strict = ([one[name][what] for one in those] for those in answers.values())
-            row.append(_spread([b / a for a, b in zip(usual, strict, strict=True)]))
+            row.append(spread([b / a for a, b in zip(usual, strict, strict=True)]))
         seen = {one[name]["sha256"] for those in answers.values() for one in those}
         rows.append([*row, str(len(seen))])
     distinct = f"distinct results of {2 * ROUNDS} runs"
@@ -162,19 +160,9 @@ def determinism() -> str:
     return table(heads, rows)
 
 
-def _spread(values: list[float], unit: str = "") -> str:
-    low, middle, high = min(values), statistics.median(values), max(values)
-    return f"{middle:.2f}{unit} ({low:.2f}-{high:.2f})"
-
-
-def table(heads: Any, rows: list[list[str]]) -> str:
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
 def main() -> None:
     """Measures what is asked for, all by default."""
-    tables = {table.__name__: table for table in (differences, speed, determinism)}
+    tables = {one.__name__: one for one in (differences, speed, determinism)}
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("tables", nargs="*", help=", ".join(tables), metavar="TABLE")
     parser.add_argument("--write", action="store_true", help=f"put them into {PAGE.name}")
@@ -185,9 +173,7 @@ def main() -> None:
         text = tables[name]()
         print(f"\n{text}\n", flush=True)
         if given.write:
-            marked = rf"(<!-- {name} -->\n).*?(\n<!-- /{name} -->)"
-            page = re.sub(marked, lambda m: m[1] + text + m[2], PAGE.read_text(), flags=re.S)  # noqa: B023
-            PAGE.write_text(page)
+            write(PAGE, name, text)
 
 
 if __name__ == "__main__":

@@ -70,7 +70,7 @@ class Compiling(Fitting):
         *,
         clip_norm: float | None = None,
         steps_per_execution: int | None = None,
-        jit_compile: bool = False,
+        jit_compile: bool | None = None,
         run_eagerly: bool = False,
     ) -> None:
         """Attaches the optimiser. Losses and metrics are the model's own.
@@ -80,8 +80,9 @@ class Compiling(Fitting):
             clip_norm: Largest norm of the global gradient over the global batch.
             steps_per_execution: Training steps in one call of the compiled function; chosen
                 from the number of steps in an epoch when None.
-            jit_compile: Compile the steps with XLA. Faster for dense networks on CPU; XLA loops
-                over convolutions are slow there.
+            jit_compile: Compile the steps with XLA. When None, on one replica and where an epoch
+                of arrays has a hundred steps or more: on a GPU always, on a CPU unless there are
+                convolutions, whose XLA loops are slow.
             run_eagerly: Run step by step in Python, for debugging.
         """
         self.compile_optimizers(
@@ -93,7 +94,7 @@ class Compiling(Fitting):
         optimizers: Mapping[str, Any],
         clip_norm: float | None,
         steps_per_execution: int | None,
-        jit_compile: bool,
+        jit_compile: bool | None,
         run_eagerly: bool,
     ) -> None:
         """What `compile` of every family ends in: one optimiser for each optimizer_variables."""

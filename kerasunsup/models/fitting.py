@@ -319,7 +319,7 @@ class Fitting(keras.Model):
             self._train_functions[key] = (
                 distributed.stream_function(self, self.train_step)
                 if plan is None
-                else resident.train_function(self, plan)
+                else resident.train_function(self, plan, data)
             )
         compiled = self._train_functions[key]
         if plan is None:

@@ -383,7 +383,7 @@ class GAN(UnsupervisedModel):
         *,
         clip_norm: float | None = None,
         steps_per_execution: int | None = None,
-        jit_compile: bool = False,
+        jit_compile: bool | None = None,
         run_eagerly: bool = False,
     ) -> None:
         """Attaches one optimiser to each player; other arguments as in every family.

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import tensorflow as tf
 
 from kerasunsup.errors import InputError
+from kerasunsup.models import xla
 from kerasunsup.models.distributed import results, run_step
 from kerasunsup.replicas import share
 
@@ -106,11 +107,11 @@ def rows_used(examples: int, batch_size: int, least_batch: int) -> int:
     return examples - rest if rest < least_batch else examples
 
 
-def train_function(model: UnsupervisedModel, plan: Plan) -> Any:
+def train_function(model: UnsupervisedModel, plan: Plan, data: Any) -> Any:
     """A function (iterator over blocks, data) -> logs that runs the steps of one block."""
     if model.run_eagerly:
         return _eager_steps(model, plan)
-    return tf.function(_unconverted(_many_steps(model, plan)))
+    return tf.function(_unconverted(_many_steps(model, plan, data)))
 
 
 def _step(model: UnsupervisedModel) -> Any:
@@ -127,11 +128,11 @@ def _step(model: UnsupervisedModel) -> Any:
     return step
 
 
-def _many_steps(model: UnsupervisedModel, plan: Plan) -> Any:
+def _many_steps(model: UnsupervisedModel, plan: Plan, data: Any) -> Any:
     batch, most = plan.batch_size, plan.steps_per_execution
     step = _step(model)
 
-    def full_batches(rows: tf.Tensor, steps: tf.Tensor, data: Any) -> None:
+    def loop(rows: tf.Tensor, steps: tf.Tensor, data: Any) -> None:
         batches = tf.reshape(rows, (most, batch))
 
         def body(i: tf.Tensor) -> tuple[tf.Tensor]:
@@ -140,8 +141,10 @@ def _many_steps(model: UnsupervisedModel, plan: Plan) -> Any:
 
         tf.while_loop(lambda i: i < steps, body, (tf.constant(0),))
 
-    if model.jit_steps:
-        full_batches = tf.function(_unconverted(full_batches), jit_compile=True)
+    full_batches = loop
+    specs = (tf.TensorSpec((most * batch,), tf.int32), tf.TensorSpec((), tf.int32))
+    if xla.wanted(model, plan.steps_per_epoch, loop, (*specs, data)):
+        full_batches = tf.function(_unconverted(loop), jit_compile=True)
 
     def block(iterator: Any, data: Any) -> dict[str, Any]:
         rows = _next_block(model, iterator)

@@ -252,7 +252,7 @@ class VQVAE(UnsupervisedModel):
         *,
         clip_norm: float | None = None,
         steps_per_execution: int | None = None,
-        jit_compile: bool = False,
+        jit_compile: bool | None = None,
         run_eagerly: bool = False,
     ) -> None:
         """Attaches the optimisers of the autoencoder and of the prior; else as in the base."""
