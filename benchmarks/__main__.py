@@ -39,6 +39,8 @@ def main() -> None:
     }
     if set(given.tables) - set(tables):
         parser.error(f"tables are {', '.join(tables)}. Received: {' '.join(given.tables)}")
+    if given.write and len(given.rows) < len(ROWS):
+        parser.error("--write replaces the whole table: leave --rows out")
     failed: list[str] = []
     for name in given.tables or tables:
         text = tables[name]()

@@ -6,18 +6,17 @@ python -m benchmarks.evaluation TASK kerasunsup|other    one of them, in this pr
 from __future__ import annotations
 
 import json
-import os
-import resource
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.harness import ROOT, SILENT, refuse_unless_free, spread, table
+from benchmarks.harness import ROOT, environment, refuse_unless_free, spread, table
 
 WHO = ("kerasunsup", "other")
 NLL_IMAGES, NLL_SAMPLES = 100, 5_000
@@ -120,9 +119,13 @@ def evaluation(rounds: int) -> str:
         for _ in range(rounds):
             for who, those in measured.items():
                 command = [sys.executable, "-m", "benchmarks.evaluation", name, who]
-                environment = {**os.environ, **SILENT}
                 done = subprocess.run(
-                    command, check=True, capture_output=True, text=True, cwd=ROOT, env=environment
+                    command,
+                    check=True,
+                    capture_output=True,
+                    text=True,
+                    cwd=ROOT,
+                    env=environment(),
                 )
                 those.append(json.loads(done.stdout.splitlines()[-1]))
         results = [those[0]["result"] for those in measured.values()]
@@ -141,10 +144,13 @@ def evaluation(rounds: int) -> str:
 if __name__ == "__main__":
     work = TASKS[sys.argv[1]](sys.argv[2])
 
-    def peak() -> int:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    def memory(name: str) -> int:
+        """A figure of this process in bytes, `VmRSS` now or `VmHWM` at most."""
+        line = next(one for one in open("/proc/self/status") if one.startswith(name))  # noqa: SIM115
+        return 1024 * int(line.split()[1])
 
-    before, begun = peak(), time.perf_counter()
+    Path("/proc/self/clear_refs").write_text("5")  # the highest is counted from here
+    before, begun = memory("VmRSS"), time.perf_counter()
     result = float(work())
     seconds = time.perf_counter() - begun
-    print(json.dumps({"seconds": seconds, "memory": peak() - before, "result": result}))
+    print(json.dumps({"seconds": seconds, "memory": memory("VmHWM") - before, "result": result}))

@@ -6,12 +6,11 @@ python -m benchmarks.growth IMAGES    one length, in this process
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import time
 
-from benchmarks.harness import ROOT, SILENT, refuse_unless_free, table
+from benchmarks.harness import ROOT, environment, refuse_unless_free, table
 
 ROW = "dense AE"
 LENGTHS = (10_000, 60_000, 600_000, 6_000_000)
@@ -23,9 +22,8 @@ def growth() -> str:
     measured = []
     for images in LENGTHS:
         command = [sys.executable, "-m", "benchmarks.growth", str(images)]
-        environment = {**os.environ, **SILENT}
         done = subprocess.run(
-            command, check=True, capture_output=True, text=True, cwd=ROOT, env=environment
+            command, check=True, capture_output=True, text=True, cwd=ROOT, env=environment()
         )
         measured.append(json.loads(done.stdout.splitlines()[-1]))
     rows = [

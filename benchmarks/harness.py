@@ -38,7 +38,7 @@ class Worker:
             stderr=self.log,
             text=True,
             cwd=ROOT,
-            env={**os.environ, **SILENT},
+            env=environment(),
         )
 
     def unit(self) -> dict[str, Any]:
@@ -77,7 +77,11 @@ class Worker:
         self.log.close()
 
 
-SILENT = {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
+def environment() -> dict[str, str]:
+    """That of every process measured: without GPUs, and with compiled modules kept on disk."""
+    silent = {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    kept = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+    return {**kept, **silent}
 
 
 def busy_seconds() -> float:

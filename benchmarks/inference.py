@@ -8,7 +8,16 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.harness import ROOT, Worker, clean, in_turn, refuse_unless_free, spread, table
+from benchmarks.harness import (
+    ROOT,
+    Worker,
+    clean,
+    environment,
+    in_turn,
+    refuse_unless_free,
+    spread,
+    table,
+)
 from benchmarks.run_inference import RUNTIMES
 
 MODELS = ("dense AE", "conv VAE")
@@ -40,7 +49,7 @@ def inference(rounds: int) -> str:
     for name in MODELS:
         with tempfile.TemporaryDirectory() as folder:
             command = [sys.executable, "-c", PREPARE, name, folder]
-            subprocess.run(command, check=True, cwd=ROOT)
+            subprocess.run(command, check=True, cwd=ROOT, env=environment())
             units = in_turn(
                 {one: Worker("run_inference", name, one, Path(folder)) for one in RUNTIMES}, rounds
             )

@@ -86,7 +86,7 @@ def _train_on_images(strategy: Any, switch: str = "") -> dict[str, Any]:
         keras.utils.set_random_seed(0)
         with strategy.scope():
             model = make()
-            model.compile()
+            model.compile(jit_compile=False)  # as several replicas must
         epochs: list[list[float]] = []
         plan = {"batch_size": batch, "steps_per_epoch": steps, "epochs": 1 + TIMED_EPOCHS}
         model.fit(images, **plan, callbacks=[Clock()], verbose=0)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.harness import ROOT, SILENT, refuse_unless_free, spread, table
+from benchmarks.harness import ROOT, environment, refuse_unless_free, spread, table
 
 ROW, EPOCHS = "dense AE", 5
 WHOLE = {
@@ -51,7 +50,7 @@ def whole(rounds: int) -> str:
     seconds: dict[str, list[float]] = {name: [] for name in WHOLE}
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "benchmarks.keras_models", folder, ROW]
-        subprocess.run(command, check=True, cwd=ROOT, env={**os.environ, **SILENT})
+        subprocess.run(command, check=True, cwd=ROOT, env=environment())
         files = [str(Path(folder, name)) for name in ("images.npy", f"{ROW}.npz")]
         for _ in range(rounds):
             for name, (module, variant) in WHOLE.items():
@@ -84,7 +83,7 @@ def _seconds(arguments: list[str], given: str = "") -> float:
         capture_output=True,
         text=True,
         cwd=ROOT,
-        env={**os.environ, **SILENT},
+        env=environment(),
     )
     if done.returncode:
         raise SystemExit(f"{arguments[:2]} ended with {done.returncode}: {done.stderr[-1000:]}")

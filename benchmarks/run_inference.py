@@ -1,7 +1,7 @@
 """One runtime with a verb of a model in it: python -m benchmarks.run_inference ROW RUNTIME FOLDER.
 
 FOLDER holds what `inference` wrote: the SavedModel, other formats, weights for PyTorch. A unit is
-`CALLS` calls with one example and as many as fit in `SECONDS` with 256.
+`CALLS` calls with one example (of `predict` a tenth) and as many as fit in `SECONDS` with 256.
 """
 
 from __future__ import annotations
@@ -34,10 +34,14 @@ def signature(row: Row, folder: Path) -> Run:
 
 
 def keras_predict(row: Row, folder: Path) -> Run:
+    import keras
+
     from benchmarks.keras_models import build
 
     model = build(row)
-    network = model if row.family == "autoencoder" else model.encoder
+    network = model.encoder
+    if row.family == "autoencoder":
+        network = keras.Sequential([model.encoder, model.decoder])
     return lambda x: network.predict(x, batch_size=256, verbose=0)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 import subprocess
 import sys
@@ -11,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import ROOT, SILENT, Worker, clean, in_turn, refuse_unless_free, table
+from benchmarks.harness import ROOT, Worker, clean, environment, in_turn, refuse_unless_free, table
 from benchmarks.rows import ROWS, Row
 
 TORCH = "PyTorch, preloaded"
@@ -55,7 +54,7 @@ def training(rounds: int, names: Sequence[str]) -> tuple[str, list[str]]:
     measured, failed = {}, []
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "benchmarks.keras_models", folder, *names]
-        subprocess.run(command, check=True, cwd=ROOT, env={**os.environ, **SILENT})
+        subprocess.run(command, check=True, cwd=ROOT, env=environment())
         for name in names:
             try:
                 units = in_turn(_workers(name, Path(folder)), rounds)
@@ -65,7 +64,8 @@ def training(rounds: int, names: Sequence[str]) -> tuple[str, list[str]]:
                 failed.append(f"{name} is left out: {error}")
             else:
                 measured[name] = units
-            print(failed[-1] if failed else f"{name}: measured", file=sys.stderr, flush=True)
+            said = f"{name}: measured" if name in measured else failed[-1]
+            print(said, file=sys.stderr, flush=True)
     if not measured:
         raise SystemExit("\n".join(failed))
     return tables(measured), failed
@@ -132,7 +132,8 @@ def _claims(measured: dict[str, dict[str, list[dict[str, Any]]]]) -> str:
     rows = []
     for name, units in measured.items():
         wall = {
-            heading: statistics.median(clean(those, "wall")) for heading, those in units.items()
+            heading: (min if heading == KERAS else statistics.median)(clean(those, "wall"))
+            for heading, those in units.items()
         }
         rows.append([name])
         for ours, theirs in AGAINST.values():

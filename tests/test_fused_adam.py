@@ -20,12 +20,14 @@ def variables():
 
 def adam(**options):
     schedule = keras.optimizers.schedules.CosineDecay(0.01, 10)
-    return keras.optimizers.Adam(schedule, beta_1=0.5, beta_2=0.99, epsilon=1e-4, **options)
+    options = {"beta_1": 0.5, "beta_2": 0.99, "epsilon": 1e-4, **options}
+    return keras.optimizers.Adam(schedule, **options)
 
 
 @pytest.mark.parametrize("compiled", [False, True])
-def test_updates_are_those_of_keras(compiled):
-    ours, theirs = adam(), adam()
+@pytest.mark.parametrize("options", [{}, {"beta_1": 0}, {"beta_1": np.float64(0.9)}], ids=str)
+def test_updates_are_those_of_keras(options, compiled):
+    ours, theirs = adam(**options), adam(**options)
     mine, kept = variables(), variables()
     ours.build(mine)
     theirs.build(kept)
@@ -50,6 +52,7 @@ def test_updates_are_those_of_keras(compiled):
         lambda: adam(amsgrad=True),
         lambda: adam(weight_decay=0.1),
         lambda: adam(use_ema=True),
+        lambda: adam(loss_scale_factor=8.0),
         lambda: keras.optimizers.LossScaleOptimizer(adam()),
     ],
 )

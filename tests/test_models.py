@@ -190,16 +190,38 @@ def test_fit_takes_labelled_and_unlabelled_data(data, x):
     assert model.optimizer.iterations.numpy() == 6
 
 
-def test_arrays_and_streams_train_the_same_weights(x):
+@pytest.mark.parametrize(("batch", "steps_of_a_call"), [(16, 1), (4, 2)])
+def test_arrays_and_streams_train_the_same_weights(batch, steps_of_a_call, x):
     weights = []
-    for given in (x, tf.data.Dataset.from_tensor_slices(x).batch(16)):
+    for given in (x, tf.data.Dataset.from_tensor_slices(x).batch(batch)):
         keras.utils.set_random_seed(0)
         model = make_vae()
         model.compile(keras.optimizers.SGD(0.01))
-        model.fit(given, batch_size=16, epochs=2, verbose=0, shuffle=False)
+        model.fit(given, batch_size=batch, epochs=2, verbose=0, shuffle=False)
+        assert model.steps_per_execution == steps_of_a_call
         weights.append(model.get_weights())
     for a, b in zip(*weights, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+def test_a_finite_stream_gives_every_epoch_its_steps(x):
+    model = make_vae()
+    model.compile(steps_per_execution=6)
+    stream = tf.data.Dataset.from_tensor_slices(x).batch(2)  # 45 batches
+    model.fit(stream, steps_per_epoch=20, epochs=2, verbose=0)
+    assert model.steps_done == 40
+
+
+def test_evaluation_ends_after_its_steps_whatever_fit_has_chosen(x):
+    model = make_vae()
+    model.compile(steps_per_execution=6)
+    stream = tf.data.Dataset.from_tensor_slices(x).batch(9)
+    history = model.fit(
+        stream, validation_data=stream, validation_steps=4, epochs=2, verbose=0
+    ).history
+    wanted = model.evaluate(x[:36], batch_size=9, verbose=0)
+    np.testing.assert_allclose(model.evaluate(stream, steps=4, verbose=0), wanted, rtol=1e-5)
+    assert history["val_loss"][-1] == pytest.approx(wanted[0], rel=1e-5)
 
 
 @pytest.mark.parametrize("how", [{"run_eagerly": True}, {"jit_compile": True}])

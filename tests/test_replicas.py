@@ -32,7 +32,7 @@ def compare(strategy, case, x=None, **arguments):
     return one[0], several[0]
 
 
-FAST = ("autoencoder", "vae", "simclr", "finetuned", "dcgan")
+FAST = ("autoencoder", "simclr", "finetuned", "dcgan")
 
 
 @pytest.mark.parametrize("case", slow_but(FAST, CASES))
@@ -40,7 +40,8 @@ def test_two_replicas_train_the_weights_of_one(case, two_replicas):
     compare(two_replicas, case)
 
 
-@pytest.mark.parametrize("case", slow_but(["vae"], CASES))
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
 def test_three_replicas_too(case):
     compare(mirrored(3), case)
 
@@ -54,7 +55,7 @@ def test_several_steps_in_a_call(case, two_replicas):
 STREAMS = [("vae", 3), ("classifier", 1), ("vae", 1), ("wgan-gp", 3)]
 
 
-@pytest.mark.parametrize(("case", "steps"), slow_but(STREAMS[:2], STREAMS))
+@pytest.mark.parametrize(("case", "steps"), slow_but(STREAMS[:1], STREAMS))
 def test_streams_are_divided_by_examples(case, steps, two_replicas):
     one, two = compare(two_replicas, case, stream=True, steps_per_execution=steps)
     assert one.steps_done == two.steps_done == 2 * 4
@@ -87,7 +88,7 @@ def test_every_batch_too_small_to_be_divided(two_replicas):
     compare(two_replicas, "classifier", examples("classifier")[:5], batch_size=1)
 
 
-@pytest.mark.parametrize("steps", [1, 3])
+@pytest.mark.parametrize("steps", slow_but([3], [1, 3]))
 def test_evaluate_and_predict_see_each_example_once_and_in_order(steps, two_replicas):
     x = examples("autoencoder")  # the last part of a batch is empty
     stream = tf.data.Dataset.from_tensor_slices(x).batch(12)
@@ -209,8 +210,9 @@ def test_what_cannot_be_exact_is_refused_before_training(two_replicas):
 # Precision
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
-@pytest.mark.parametrize("case", slow_but(["dense gan"], ["vae", "dense gan", "classifier"]))
+@pytest.mark.parametrize("case", ["vae", "dense gan", "classifier"])
 def test_mixed_precision_differs_by_rounding_alone(case, policy, two_replicas):
     x = examples(case)
     with dtype_policy(policy):

@@ -34,6 +34,7 @@ from kerasunsup.callbacks import StopOnBadLoss
 from kerasunsup.checkpoint import Checkpoint
 from kerasunsup.errors import InputError, OutputError, TrainingError
 from kerasunsup.models import VAE, Autoencoder
+from kerasunsup.models.xla import LEAST_STEPS
 from kerasunsup.recipe import Recipe
 from kerasunsup.training import train
 
@@ -84,7 +85,7 @@ def stopped_after(steps, recipe, run, monkeypatch, error=KeyboardInterrupt, **op
 STOPS = [(steps, stream) for steps in (3, 11, 12, 17) for stream in (False, True)]
 
 
-@pytest.mark.parametrize(("steps", "stream"), slow_but([(3, False), (12, True)], STOPS))
+@pytest.mark.parametrize(("steps", "stream"), slow_but([(12, True)], STOPS))
 def test_stopped_within_an_epoch_equals_uninterrupted(stream, steps, tmp_path, monkeypatch):
     if stream:
         as_streams(RECIPE, monkeypatch)
@@ -122,7 +123,7 @@ def test_on_replicas_too(tmp_path, monkeypatch):
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 
-@pytest.mark.parametrize("every", [2, 3, 6])
+@pytest.mark.parametrize("every", slow_but([3], [2, 3, 6]))
 def test_a_last_call_of_fewer_steps(every, tmp_path, monkeypatch):
     """Six steps in calls of four: the second has two, and ends the epoch."""
     recipe = {**changed(checkpoint_every=every, epochs=3)}
@@ -188,12 +189,23 @@ def test_a_checkpoint_knows_its_recipe(tmp_path, monkeypatch):
         train(other, tmp_path / "run", resume=True, verbose=0)
 
 
-@pytest.mark.parametrize("after", [1, 4])
+@pytest.mark.parametrize("after", slow_but([4], [1, 4]))
 def test_interrupted_equals_uninterrupted(after, whole, tmp_path, monkeypatch):
     resumed = interrupted(RECIPE, tmp_path / "run", after, monkeypatch)
     assert_same_model(whole.model, resumed.model)
     assert resumed.history == whole.history
     assert resumed.model.steps_done == 36
+
+
+@pytest.mark.slow
+def test_steps_compiled_with_xla_too(tmp_path, monkeypatch):
+    recipe = changed(batch_size=8, epochs=3, checkpoint_every=16)
+    straight = train(recipe, tmp_path / "straight", verbose=0)
+    assert straight.model.steps_done >= 3 * LEAST_STEPS
+    stopped_after(64, recipe, tmp_path / "run", monkeypatch)
+    resumed = train(recipe, tmp_path / "run", resume=True, verbose=0)
+    assert_same_model(straight.model, resumed.model)
+    assert resumed.history == straight.history
 
 
 def test_training_in_stages_interrupted_equals_uninterrupted(tmp_path, monkeypatch):

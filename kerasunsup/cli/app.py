@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import sys
 import traceback
 from collections.abc import Sequence
@@ -59,6 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given  # accepted after the command too
     given = [argument for argument in given if argument != "--debug"] or ["--help"]
+    atexit.register(gc.freeze)  # the last collection, over all that was imported, takes a second
     try:
         code = app(given, prog_name="kerasunsup", standalone_mode=False)
         if code == 130:

@@ -7,6 +7,7 @@ how many epochs each has, and what is trained in it.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -32,6 +33,7 @@ class Fitting(keras.Model):
     health: tuple[str, ...] = ()  # what was wrong at the end of the last epoch, in sentences
     _steps_to_skip: int = 0
     _steps_in_call: int = 1
+    _test_steps_left: int | None = None
     steps_per_execution: int
     _resident_data: Any = None
     train_function: Callable[[Any], Any] | None
@@ -78,9 +80,11 @@ class Fitting(keras.Model):
                     "With `initial_step` a stream must hold all epochs to come, of unknown length. "
                     f"Received: {int(stream.cardinality())} batches"
                 )
-            steps = self._plan_stream(stream, steps_per_epoch)
+            steps = self._plan_stream(stream, steps_per_epoch, initial_step)
             if steps_per_epoch is None and steps:
                 stream = stream.repeat()
+            elif stream.cardinality() > 0:  # Keras would count the steps of calls, not those done
+                stream = stream.filter(lambda *_: True)
             batches = distributed.share_out(stream, self) if self._replicated else stream
         else:
             arrays = self._arrays(given, "x")
@@ -110,6 +114,7 @@ class Fitting(keras.Model):
         distributed.separate_streams(self)
         self._steps_to_skip = initial_step
         self.train_function = None
+        self.enter_stage(self.stage_at(initial_epoch, epochs))  # before anything is traced
         callbacks = [_Stages(), _Watch(), *(kwargs.pop("callbacks", None) or [])]
         try:
             return super().fit(
@@ -126,11 +131,14 @@ class Fitting(keras.Model):
             self._resident_data = self.train_function = self._plan = None
             self._steps_to_skip = 0
 
-    def _plan_stream(self, x: tf.data.Dataset, steps_per_epoch: int | None) -> int | None:
+    def _plan_stream(
+        self, x: tf.data.Dataset, steps_per_epoch: int | None, initial_step: int
+    ) -> int | None:
         """Chooses the steps of a call; returns those of an epoch, None if they are not known."""
         steps = steps_per_epoch or (int(x.cardinality()) if x.cardinality() > 0 else None)
         requested = self.requested_steps_per_execution
-        self._set_steps_of_a_call(resident.steps_of_a_call(steps, requested) if steps else 1)
+        of_a_call = resident.steps_of_a_call(steps, requested) if steps else 1
+        self._set_steps_of_a_call(math.gcd(of_a_call, initial_step))  # calls end there
         return steps
 
     def _set_steps_of_a_call(self, steps: int) -> None:
@@ -290,6 +298,7 @@ class Fitting(keras.Model):
 
     def evaluate(self, x: Any = None, y: Any = None, **kwargs: Any) -> Any:
         """Keras' `evaluate` on data as in `fit`; the noise stream is fixed."""
+        self._test_steps_left = kwargs.get("steps")
         if kwargs.get("_use_cached_eval_dataset"):
             return super().evaluate(x, **kwargs)
         if isinstance(drop_labels(x), tf.data.Dataset):
@@ -314,7 +323,7 @@ class Fitting(keras.Model):
     def _make_train_function(self) -> Callable[[Any], Any]:
         """Iterator -> logs of the steps of one call."""
         data, plan = self._resident_data, self._plan
-        key = plan and (plan.batch_size, plan.last_batch, plan.steps_per_execution)
+        key = plan and plan.key
         if key not in self._train_functions:
             self._train_functions[key] = (
                 distributed.stream_function(self, self.train_step)
@@ -338,12 +347,17 @@ class Fitting(keras.Model):
         return skip_or_train
 
     def make_test_function(self, force: bool = False) -> Any:
-        if not self._replicated:
-            return super().make_test_function(force)
         if self.test_function is None or force:
             function = distributed.stream_function(self, self.test_step)
-            steps = tf.constant(self.steps_per_execution)  # a change renews the function
-            self.test_function = lambda iterator: function(iterator, steps)
+
+            def bounded(iterator: Any) -> Any:
+                steps = self.steps_per_execution
+                if self._test_steps_left is not None:
+                    steps = min(steps, self._test_steps_left)
+                    self._test_steps_left -= steps
+                return function(iterator, tf.constant(steps))
+
+            self.test_function = bounded
         return self.test_function
 
     def train_on_batch(self, *args: Any, **kwargs: Any) -> Any:

@@ -18,8 +18,10 @@ def applicable(optimizer: keras.optimizers.Optimizer, variables: Sequence[Any]) 
     return (
         type(optimizer) is keras.optimizers.Adam
         and not (optimizer.amsgrad or optimizer.weight_decay or optimizer.use_ema)
+        and not optimizer.loss_scale_factor
         and not tf.distribute.has_strategy()
-        and all(one.dtype == "float32" and one.constraint is None for one in variables)
+        and not any(one.constraint or one.overwrite_with_gradient for one in variables)
+        and all(one.dtype == "float32" for one in variables)
     )
 
 
@@ -28,13 +30,17 @@ def apply(
 ) -> None:
     """One step: Kingma & Ba 2015 (https://arxiv.org/abs/1412.6980), section 2, last paragraph."""
     step = tf.cast(optimizer.iterations + 1, tf.float32)
+    rate, beta_1, beta_2 = (
+        tf.cast(value, tf.float32)
+        for value in (optimizer.learning_rate, optimizer.beta_1, optimizer.beta_2)
+    )
     settings = {
-        "beta1_power": tf.pow(optimizer.beta_1, step),
-        "beta2_power": tf.pow(optimizer.beta_2, step),
-        "lr": tf.convert_to_tensor(optimizer.learning_rate, tf.float32),
-        "beta1": optimizer.beta_1,
-        "beta2": optimizer.beta_2,
-        "epsilon": optimizer.epsilon,
+        "beta1_power": tf.pow(beta_1, step),
+        "beta2_power": tf.pow(beta_2, step),
+        "lr": rate,
+        "beta1": beta_1,
+        "beta2": beta_2,
+        "epsilon": tf.cast(optimizer.epsilon, tf.float32),
     }
     for gradient, variable in zip(gradients, variables, strict=True):
         i = optimizer._get_variable_index(variable)

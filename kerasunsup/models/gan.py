@@ -278,9 +278,10 @@ class GAN(UnsupervisedModel):
     def step(self, x: Any, labels: Any = None) -> None:
         """Turns of the discriminator, then one of the generator.
 
-        Where each has one turn, both take it on the same samples, as in the code of Radford et al.
-        2016. A discriminator of several turns sees fresh samples in each, and so does the generator
-        after it: algorithm 1 of Goodfellow et al. 2014 and of Gulrajani et al. 2017.
+        Where each has one turn, both take it on the same samples, as in PyTorch's DCGAN tutorial,
+        https://docs.pytorch.org/tutorials/beginner/dcgan_faces_tutorial.html. A discriminator of
+        several turns sees fresh samples in each, and so does the generator after it: algorithm 1
+        of Goodfellow et al. 2014 and of Gulrajani et al. 2017.
         """
         batch = (x,) if labels is None else (x, labels)
         if self.discriminator_steps > 1 and replica_count() == 1:

@@ -64,6 +64,11 @@ class Plan:
         self.last_batch = self.rows % batch_size
         self.steps_per_execution = steps_of_a_call(self.steps_per_epoch, steps_per_execution)
 
+    @property
+    def key(self) -> tuple[int, ...]:
+        """What the compiled function of a call depends on."""
+        return self.batch_size, self.last_batch, self.steps_per_execution, self.steps_per_epoch
+
     def indices(
         self, seed: int | None, steps_done: int, epochs: int, initial_step: int = 0
     ) -> tf.data.Dataset:
@@ -141,10 +146,8 @@ def _many_steps(model: UnsupervisedModel, plan: Plan, data: Any) -> Any:
 
         tf.while_loop(lambda i: i < steps, body, (tf.constant(0),))
 
-    full_batches = loop
-    specs = (tf.TensorSpec((most * batch,), tf.int32), tf.TensorSpec((), tf.int32))
-    if xla.wanted(model, plan.steps_per_epoch, loop, (*specs, data)):
-        full_batches = tf.function(_unconverted(loop), jit_compile=True)
+    rows_and_steps = (tf.TensorSpec((most * batch,), tf.int32), tf.TensorSpec((), tf.int32))
+    full_batches = xla.compiled(model, plan.steps_per_epoch, loop, (*rows_and_steps, data))
 
     def block(iterator: Any, data: Any) -> dict[str, Any]:
         rows = _next_block(model, iterator)
