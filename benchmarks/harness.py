@@ -160,5 +160,6 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def write(page: Path, name: str, text: str) -> None:
     """Puts a table where `page` has the marks of its name."""
-    marked = rf"(<!-- {name} -->\n).*?(\n<!-- /{name} -->)"
-    page.write_text(re.sub(marked, lambda m: m[1] + text + m[2], page.read_text(), flags=re.S))
+    marked = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
+    old = page.read_text()
+    page.write_text(re.sub(marked, lambda m: f"{m[1]}{text}\n{m[2]}", old, flags=re.S))

@@ -15,8 +15,8 @@ from benchmarks.rows import ROWS
 class Scripted:
     """A worker whose units are given."""
 
-    def __init__(self, *others, loss=1.0, wall=1.0):
-        self.others, self.loss, self.wall = list(others), loss, wall
+    def __init__(self, *others, loss=1.0, wall=1.0, cores=2.0):
+        self.others, self.loss, self.wall, self.cores = list(others), loss, wall, cores
         self.closed = self.killed = False
 
     def unit(self):
@@ -83,11 +83,15 @@ def test_tables_give_ratios_to_the_plain_loop():
     speeds, _, claims = text.split("\n\n")
     assert f"{ROWS['conv AE'].images // 2:,} images/s" in speeds and "4.00 (4.00-4.00)" in speeds
     assert claims.splitlines()[-1] == "| conv AE | 4.00 | 3.00 | 8.00 | 1.00 |"
+    workers[training.KERAS].cores = 0.3
+    claims = training.tables({"conv AE": harness.in_turn(workers, 3)}).split("\n\n")[2]
+    assert claims.splitlines()[-1] == "| conv AE | 4.00 | 3.00 | waited | 1.00 |"
 
 
-def test_tables_go_between_their_marks(tmp_path):
+@pytest.mark.parametrize("old", ["", "old\n"])
+def test_tables_go_between_their_marks(old, tmp_path):
     page = tmp_path / "page.md"
-    page.write_text("a\n<!-- speed -->\nold\n<!-- /speed -->\nb\n")
+    page.write_text(f"a\n<!-- speed -->\n{old}<!-- /speed -->\nb\n")
     harness.write(page, "speed", harness.table(["x", "y"], [["1", "2"]]))
     wanted = "| x | y |\n| --- | --- |\n| 1 | 2 |"
     assert page.read_text() == f"a\n<!-- speed -->\n{wanted}\n<!-- /speed -->\nb\n"
