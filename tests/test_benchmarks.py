@@ -23,7 +23,7 @@ class Scripted:
         others = self.others.pop(0) if self.others else 0.0
         return {
             "wall": self.wall,
-            "processor": 1.0,
+            "processor": self.cores * self.wall,
             "others": others,
             "losses": {"loss": self.loss},
         }
@@ -104,8 +104,14 @@ def test_an_unknown_table_is_named():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("module", ["run_kerasunsup", "run_keras"])
-@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize(
+    ("name", "module"),
+    [
+        *((name, "run_kerasunsup") for name in ROWS),
+        ("dense VAE", "run_keras"),
+        ("WGAN-GP", "run_keras"),
+    ],
+)
 def test_workers_train_units(name, module, tmp_path):
     row = ROWS[name]
     images = np.random.default_rng(0).integers(0, 256, (2 * row.images_per_step, 28, 28, 1))

@@ -24,7 +24,6 @@ from kerasunsup.cli.app import main
 from kerasunsup.errors import InputError, TrainingError
 from kerasunsup.strategies import Cluster, meet, read_tf_config
 
-FAST = ("vae", "simclr")
 EVERY = (*CASES, "stream")
 SECONDS_TO_END = 60
 
@@ -76,16 +75,6 @@ def assert_as_one_replica(case, several):
         np.testing.assert_allclose(several["predicted"], model.predict(x, verbose=0), atol=1e-6)
         wanted = model.evaluate(x, verbose=0)
         np.testing.assert_allclose(several["evaluated"], wanted, rtol=1e-5)
-
-
-@pytest.fixture(scope="module")
-def two_workers(tmp_path_factory):
-    return train_in_cluster(2, ",".join(FAST), tmp_path_factory.mktemp("two"))
-
-
-@pytest.mark.parametrize("case", FAST)
-def test_two_workers_train_the_weights_of_one(case, two_workers):
-    assert_as_one_replica(case, two_workers[case])
 
 
 @pytest.mark.slow

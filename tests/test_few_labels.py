@@ -88,6 +88,7 @@ def test_frozen_accuracy_is_that_of_scikit_learn(digits, own_cache):
     assert "seeds 0..9" in metric.protocol
 
 
+@pytest.mark.slow
 def test_finetuning_starts_from_what_was_learnt_and_leaves_it(digits, own_cache, monkeypatch):
     monkeypatch.setattr(few_labels, "DRAWS", 3)
     model = make_autoencoder(digits)

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from marks import slow_but
 
 from kerasunsup import augmentation, networks
 from kerasunsup.errors import InputError
@@ -211,7 +212,7 @@ def test_layerwise_rates_fall_by_the_decay_from_the_head_down(x, y):
         np.testing.assert_allclose(part, factor * whole, atol=1e-6)
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", slow_but(["linear", "full"], STRATEGIES))
 def test_saved_and_reloaded_goes_on_as_if_never_stopped(strategy, x, y, tmp_path):
     def run(epochs):
         keras.utils.set_random_seed(0)

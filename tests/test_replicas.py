@@ -32,7 +32,7 @@ def compare(strategy, case, x=None, **arguments):
     return one[0], several[0]
 
 
-FAST = ("autoencoder", "simclr", "finetuned", "dcgan")
+FAST = ("autoencoder", "finetuned")
 
 
 @pytest.mark.parametrize("case", slow_but(FAST, CASES))
@@ -46,7 +46,8 @@ def test_three_replicas_too(case):
     compare(mirrored(3), case)
 
 
-@pytest.mark.parametrize("case", slow_but(["vae"], ["vae", "vq-vae"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["vae", "vq-vae"])
 def test_several_steps_in_a_call(case, two_replicas):
     one, two = compare(two_replicas, case, steps_per_execution=3)
     assert one.steps_done == two.steps_done == 2 * 4
@@ -61,6 +62,7 @@ def test_streams_are_divided_by_examples(case, steps, two_replicas):
     assert one.steps_done == two.steps_done == 2 * 4
 
 
+@pytest.mark.slow
 def test_a_stream_of_unknown_length(two_replicas):
     def train_on(x):
         keras.utils.set_random_seed(0)
@@ -102,7 +104,7 @@ def test_evaluate_and_predict_see_each_example_once_and_in_order(steps, two_repl
     assert loss == pytest.approx(np.square(x - predicted).mean(), rel=1e-5)
 
 
-@pytest.mark.parametrize("replicas", [1, 2])
+@pytest.mark.parametrize("replicas", slow_but([1], [1, 2]))
 def test_functions_follow_the_steps_of_a_call(replicas, two_replicas):
     """`fit` chooses several steps for 37 batches, one for two."""
     x = examples("autoencoder")

@@ -101,6 +101,7 @@ def test_stopped_within_an_epoch_equals_uninterrupted(stream, steps, tmp_path, m
     assert resumed.history == straight.history
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_from_its_last_step(tmp_path, monkeypatch):
     recipe = changed(GAN_RECIPE, checkpoint_every=3, epochs=2, fcd_every=0, picture_every=0)
     straight = train(recipe, tmp_path / "straight", verbose=0)
@@ -208,6 +209,7 @@ def test_steps_compiled_with_xla_too(tmp_path, monkeypatch):
     assert resumed.history == straight.history
 
 
+@pytest.mark.slow
 def test_training_in_stages_interrupted_equals_uninterrupted(tmp_path, monkeypatch):
     straight = train(STACKED_RECIPE, tmp_path / "straight", verbose=0)
     resumed = interrupted(STACKED_RECIPE, tmp_path / "run", 2, monkeypatch)  # between two stages
@@ -219,6 +221,7 @@ def test_training_in_stages_interrupted_equals_uninterrupted(tmp_path, monkeypat
     assert loaded.stage_epochs(1) == (1,)  # finished: it goes on end to end
 
 
+@pytest.mark.slow
 def test_an_interrupted_gan_equals_an_uninterrupted_one(tmp_path, monkeypatch):
     straight = train(GAN_RECIPE, tmp_path / "straight", verbose=0)
     resumed = interrupted(GAN_RECIPE, tmp_path / "run", 4, monkeypatch)
@@ -276,6 +279,7 @@ def test_a_run_stopped_within_the_first_epoch_of_a_stage_goes_on(tmp_path, monke
     assert resumed.history == straight.history
 
 
+@pytest.mark.slow
 def test_early_stopping_keeps_the_best_weights_and_survives_an_interruption(tmp_path, monkeypatch):
     recipe = changed(epochs=60, patience=3)
     recipe["compile"] = {"optimizer": {"name": "SGD", "learning_rate": 0.05}}

@@ -53,6 +53,7 @@ def test_the_seed_alone_decides(whole, tmp_path):
     assert other.history["loss"] != whole.history["loss"]
 
 
+@pytest.mark.slow
 def test_a_deterministic_run_is_the_same_every_time(tmp_path):
     code = (
         "import json, sys, kerasunsup; recipe = json.loads(sys.argv[1]); "
@@ -102,7 +103,11 @@ def test_what_cannot_be_measured_is_refused_before_training(recipe, message, tmp
 
 
 @pytest.mark.parametrize(
-    ("recipe", "steps"), [(RECIPE, 36), (changed(GAN_RECIPE, batch_size=359), 18)]
+    ("recipe", "steps"),
+    [
+        (RECIPE, 36),
+        pytest.param(changed(GAN_RECIPE, batch_size=359), 18, marks=pytest.mark.slow),
+    ],
 )
 def test_large_sets_stream(recipe, steps, tmp_path, monkeypatch):
     # 1,078 digits are 3 batches of 359 and one example, too few for two critic steps

@@ -320,6 +320,7 @@ def test_saved_in_any_stage_and_reloaded_goes_on_as_if_never_stopped(
     assert_same_state(whole, loaded)
 
 
+@pytest.mark.slow
 def test_a_run_interrupted_between_the_stages_equals_an_uninterrupted_one(
     run, tmp_path, monkeypatch
 ):
