@@ -20,6 +20,7 @@ class Compiling(Fitting):
 
     clip_norm: float | None = None
     _optimized: Mapping[str, list[int]] = {}
+    _train_functions: dict[Any, Any]
 
     @property
     def optimizer_variables(self) -> dict[str, list[Any]]:

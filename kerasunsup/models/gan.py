@@ -293,8 +293,8 @@ class GAN(UnsupervisedModel):
         if self.discriminator_steps == 1:
             with tf.GradientTape() as tape:
                 fake = self.samples(ops.shape(x)[0], labels, training=True)
-            terms = self.discriminator_step(*batch, fake=fake)
-            terms.update(self.generator_step(*batch, fake=fake, tape=tape))
+            terms = self.discriminator_step(x, labels, fake)
+            terms.update(self.generator_step(x, labels, fake, tape))
         else:
             turns = []
             for i in range(self.discriminator_steps):
