@@ -15,6 +15,7 @@ from kerasunsup import networks
 from kerasunsup.errors import InputError
 from kerasunsup.models import Autoencoder
 from kerasunsup.models.base import dtype_policy
+from kerasunsup.models.xla import LEAST_STEPS
 from kerasunsup.replicas import Noise
 
 
@@ -84,6 +85,23 @@ def test_clipping_sees_the_global_gradient(two_replicas):
     one, _ = compare(two_replicas, "vae", clip_norm=0.5)
     unclipped, _ = train(CASES["vae"], examples("vae"))
     assert np.abs(unclipped.get_weights()[0] - one.get_weights()[0]).max() > 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["autoencoder", "vae"])
+def test_faster_kernels_of_one_replica_round_and_no_more(case, two_replicas):
+    """A hundred steps with Adam: one replica runs XLA and the fused kernel, two do not."""
+    x = np.random.default_rng(0).random((4 * LEAST_STEPS, *SHAPE), dtype="float32")
+    weights = []
+    for strategy in (None, two_replicas):
+        with strategy.scope() if strategy else contextlib.nullcontext():
+            keras.utils.set_random_seed(0)
+            model = CASES[case]()
+            model.compile(keras.optimizers.Adam(1e-3))
+        model.fit(x, batch_size=4, verbose=0)
+        weights.append(model.get_weights())
+    for one, two in zip(*weights, strict=True):
+        np.testing.assert_allclose(one, two, atol=1e-5)
 
 
 def test_every_batch_too_small_to_be_divided(two_replicas):

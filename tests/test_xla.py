@@ -62,7 +62,7 @@ def test_dense_networks_are_compiled_and_learn_the_same(compiled):
     without = fitted(dense(), jit_compile=False)
     assert compiled == [True, False]
     for p, q in zip(with_xla.get_weights(), without.get_weights(), strict=True):
-        np.testing.assert_allclose(p, q, atol=2e-4)
+        np.testing.assert_allclose(p, q, atol=1e-5)
     assert with_xla.steps_done == xla.LEAST_STEPS
 
 
