@@ -119,5 +119,6 @@ def test_workers_train_units(name, module, tmp_path):
     worker = harness.Worker(module, name, "float32", tmp_path / "images.npy")
     units = [worker.unit() for _ in range(2)]
     worker.close()
+    worker.kill()
     assert all(np.isfinite(value) for unit in units for value in unit["losses"].values())
     assert all(unit["wall"] > 0 and unit["memory"] > 1e8 for unit in units)

@@ -33,8 +33,7 @@ from kerasunsup import training
 from kerasunsup.callbacks import StopOnBadLoss
 from kerasunsup.checkpoint import Checkpoint
 from kerasunsup.errors import InputError, OutputError, TrainingError
-from kerasunsup.models import VAE, Autoencoder
-from kerasunsup.models.xla import LEAST_STEPS
+from kerasunsup.models import VAE, Autoencoder, xla
 from kerasunsup.recipe import Recipe
 from kerasunsup.training import train
 
@@ -198,13 +197,15 @@ def test_interrupted_equals_uninterrupted(after, whole, tmp_path, monkeypatch):
     assert resumed.model.steps_done == 36
 
 
-@pytest.mark.slow
 def test_steps_compiled_with_xla_too(tmp_path, monkeypatch):
-    recipe = changed(batch_size=8, epochs=3, checkpoint_every=16)
+    monkeypatch.setattr(xla, "LEAST_STEPS", 6)
+    possible, lowered = xla._possible, []
+    monkeypatch.setattr(xla, "_possible", lambda *a: lowered.append(possible(*a)) or lowered[-1])
+    recipe = changed(epochs=3, checkpoint_every=2)
     straight = train(recipe, tmp_path / "straight", verbose=0)
-    assert straight.model.steps_done >= 3 * LEAST_STEPS
-    stopped_after(64, recipe, tmp_path / "run", monkeypatch)
+    stopped_after(9, recipe, tmp_path / "run", monkeypatch)
     resumed = train(recipe, tmp_path / "run", resume=True, verbose=0)
+    assert lowered == [True] * 3
     assert_same_model(straight.model, resumed.model)
     assert resumed.history == straight.history
 
