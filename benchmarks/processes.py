@@ -9,14 +9,10 @@ import time
 from pathlib import Path
 
 from benchmarks.harness import ROOT, environment, refuse_unless_free, spread, table
+from benchmarks.training import KERAS, OURS, TORCH, VARIANTS
 
 ROW, EPOCHS = "dense AE", 5
-WHOLE = {
-    "PyTorch, preloaded": ("run_torch", "preloaded"),
-    "PyTorch, compiled": ("run_torch", "compiled"),
-    "Keras `fit`": ("run_keras", "fit"),
-    "kerasunsup": ("run_kerasunsup", "float32"),
-}
+WHOLE = (TORCH, "PyTorch, compiled", KERAS, OURS)
 ENTRY = "autoencoder_fashion_mnist"
 ONE_STEP = """
 import numpy as np
@@ -53,10 +49,11 @@ def whole(rounds: int) -> str:
         subprocess.run(command, check=True, cwd=ROOT, env=environment())
         files = [str(Path(folder, name)) for name in ("images.npy", f"{ROW}.npz")]
         for _ in range(rounds):
-            for name, (module, variant) in WHOLE.items():
+            for name in WHOLE:
+                module, variant = VARIANTS[name]
                 command = ["-m", f"benchmarks.{module}", ROW, variant, *files]
                 seconds[name].append(_seconds(command, "unit\n" * EPOCHS))
-    ours = seconds["kerasunsup"]
+    ours = seconds[OURS]
     rows = [
         [name, spread(those, " s"), spread([a / b for a, b in zip(those, ours, strict=True)])]
         for name, those in seconds.items()

@@ -204,6 +204,17 @@ def test_arrays_and_streams_train_the_same_weights(batch, steps_of_a_call, x):
         np.testing.assert_allclose(a, b, atol=1e-6)
 
 
+def test_single_batches_are_evaluated_like_streams_of_one(x):
+    model = make_vae()
+    model.compile(steps_per_execution=3)
+    first = model.test_on_batch(x)
+    model.fit(x, batch_size=9, verbose=0)
+    for _ in range(2):
+        wanted = model.evaluate(x, batch_size=len(x), verbose=0)
+        np.testing.assert_allclose(model.test_on_batch(x), wanted, rtol=1e-5)
+    assert wanted[0] < first[0]
+
+
 def test_a_finite_stream_gives_every_epoch_its_steps(x):
     model = make_vae()
     model.compile(steps_per_execution=6)

@@ -81,9 +81,9 @@ class Compiling(Fitting):
             clip_norm: Largest norm of the global gradient over the global batch.
             steps_per_execution: Training steps in one call of the compiled function; chosen
                 from the number of steps in an epoch when None.
-            jit_compile: Compile the steps with XLA. When None, on one replica and where an epoch
-                of arrays has a hundred steps or more: on a GPU always, on a CPU unless there are
-                convolutions, whose XLA loops are slow.
+            jit_compile: Compile the steps with XLA. When None, on one replica, where an epoch of
+                arrays has a hundred steps or more and XLA has every operation: on a GPU always, on
+                a CPU in float32 and without convolutions, whose XLA loops are slow.
             run_eagerly: Run step by step in Python, for debugging.
         """
         self.compile_optimizers(

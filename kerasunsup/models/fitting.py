@@ -376,7 +376,16 @@ class Fitting(keras.Model):
 
     def test_on_batch(self, *args: Any, **kwargs: Any) -> Any:
         self._refuse_on_replicas("test_on_batch")
-        return super().test_on_batch(*args, **kwargs)
+        self._set_steps_of_a_call(1)
+        streamed = self.test_function
+        if "test batch" not in self._train_functions:
+            super().make_test_function(force=True)
+            self._train_functions["test batch"] = self.test_function
+        self.test_function = self._train_functions["test batch"]
+        try:
+            return super().test_on_batch(*args, **kwargs)
+        finally:
+            self.test_function = streamed
 
     def predict_on_batch(self, x: Any) -> Any:
         self._refuse_on_replicas("predict_on_batch")
